@@ -1,0 +1,2 @@
+//! npid
+fn main(){}
