@@ -10,23 +10,28 @@
 //! many pictures there are. The arithmetic is IEEE 754 basic operations and the `libm` crate's
 //! portable functions, so every machine renders the same bytes.
 
+mod files;
 mod shape;
 
+use crate::source::{ContentHash, Description, Picture, PictureError, Source};
 use npid_network::philox::{Purpose, Stream};
 use shape::Shape;
 
-/// The names of the classes; a label is a position in this list.
+pub use files::{WriteError, write};
+
+/// The names of the classes; a label is a position in this list. They are in alphabetical order,
+/// so that a folder written by [`write`] gives the same labels.
 pub const CLASSES: [&str; 10] = [
-    "stripes",
-    "checks",
-    "dots",
-    "rings",
-    "grid",
-    "zigzag",
-    "rays",
     "blobs",
+    "checks",
     "crosses",
+    "dots",
+    "grid",
+    "rays",
+    "rings",
+    "stripes",
     "triangles",
+    "zigzag",
 ];
 
 /// The two disjoint halves of the data set.
@@ -58,6 +63,7 @@ pub struct Patterns {
     count: usize,
     size: usize,
     seed: u64,
+    classes: Vec<String>,
 }
 
 impl Patterns {
@@ -72,17 +78,8 @@ impl Patterns {
             count,
             size,
             seed,
+            classes: CLASSES.map(String::from).to_vec(),
         }
-    }
-
-    /// The number of pictures.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Whether there are no pictures.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
     }
 
     /// Height and width in pixels.
@@ -90,15 +87,6 @@ impl Patterns {
         self.size
     }
 
-    /// The class of picture `index`, a position in [`CLASSES`]: they take turns.
-    pub fn label(&self, index: usize) -> usize {
-        index % CLASSES.len()
-    }
-
-    /// The path of picture `index` relative to the split's folder, as [`write`] names it.
-    pub fn path(&self, index: usize) -> String {
-        format!("{}/{index:04}.png", CLASSES[self.label(index)])
-    }
 
     /// Picture `index` as RGB bytes: `size` rows of `size` pixels of 3 bytes.
     pub fn render(&self, index: usize) -> Vec<u8> {
@@ -110,8 +98,67 @@ impl Patterns {
             0,
         );
         let look = Look::draw(&mut stream);
-        let shape = Shape::draw(self.label(index), &mut stream);
+        let shape = Shape::draw(class_of(index), &mut stream);
         look.paint(&shape, self.size, &mut stream)
+    }
+}
+
+/// The class of picture `index`: they take turns.
+fn class_of(index: usize) -> usize {
+    index % CLASSES.len()
+}
+
+impl Source for Patterns {
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The path relative to the split's folder that [`write`] gives the picture.
+    fn name(&self, row: usize) -> String {
+        format!("{}/{row:04}.png", CLASSES[class_of(row)])
+    }
+
+    fn label(&self, row: usize) -> Option<u32> {
+        Some(class_of(row) as u32)
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn picture(&self, row: usize) -> Result<Picture, PictureError> {
+        Ok(Picture {
+            width: self.size,
+            height: self.size,
+            rgb: self.render(row),
+        })
+    }
+
+    fn content_hash(&self, row: usize) -> Result<ContentHash, PictureError> {
+        Ok(ContentHash::of(&self.render(row)))
+    }
+
+    fn picture_and_hash(&self, row: usize) -> Result<(Picture, ContentHash), PictureError> {
+        let picture = self.picture(row)?;
+        let hash = ContentHash::of(&picture.rgb);
+        Ok((picture, hash))
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            kind: "patterns".to_string(),
+            images: self.count,
+            classes: CLASSES.len(),
+            labelled: self.count,
+            formats: Vec::new(),
+            bytes: None,
+            notes: vec![format!(
+                "built in: the {} split, rendered at {size}x{size} from seed {}",
+                self.split.name(),
+                self.seed,
+                size = self.size
+            )],
+        }
     }
 }
 

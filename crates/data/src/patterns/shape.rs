@@ -46,14 +46,7 @@ impl Shape {
         let origin = (s.uniform(-8.0, 8.0), s.uniform(-8.0, 8.0));
         let between = |low: f64, high: f64| low * libm::pow(high / low, scale);
         let (kind, period) = match label {
-            0 => (Kind::Stripes, between(5.0, 11.0)),
-            1 => (Kind::Checks, between(7.0, 14.0)),
-            2 => (Kind::Dots, between(6.0, 12.0)),
-            3 => (Kind::Rings, between(5.0, 11.0)),
-            4 => (Kind::Grid, between(6.0, 12.0)),
-            5 => (Kind::Zigzag, between(5.5, 11.0)),
-            6 => (Kind::Rays((between(5.0, 13.0)).floor()), 1.0),
-            7 => {
+            0 => {
                 let period = between(8.0, 15.0);
                 let waves = std::array::from_fn(|_| {
                     let angle = s.uniform(0.0, TAU);
@@ -66,8 +59,15 @@ impl Shape {
                 });
                 (Kind::Blobs(waves), period)
             }
-            8 => (Kind::Crosses, between(7.0, 13.0)),
-            _ => (Kind::Triangles, between(7.0, 14.0)),
+            1 => (Kind::Checks, between(7.0, 14.0)),
+            2 => (Kind::Crosses, between(7.0, 13.0)),
+            3 => (Kind::Dots, between(6.0, 12.0)),
+            4 => (Kind::Grid, between(6.0, 12.0)),
+            5 => (Kind::Rays(between(5.0, 13.0).floor()), 1.0),
+            6 => (Kind::Rings, between(5.0, 11.0)),
+            7 => (Kind::Stripes, between(5.0, 11.0)),
+            8 => (Kind::Triangles, between(7.0, 14.0)),
+            _ => (Kind::Zigzag, between(5.5, 11.0)),
         };
         Shape {
             kind,

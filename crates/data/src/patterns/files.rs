@@ -1,0 +1,90 @@
+//! The data set as files, for people to look at and for other programs to read.
+
+use super::{CLASSES, Patterns, Split};
+use crate::source::Source;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Why the data set could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The folder already holds something.
+    #[error("{}: the folder isn't empty; name a new one", path.display())]
+    NotEmpty {
+        /// The folder as given.
+        path: PathBuf,
+    },
+    /// A folder or file can't be made.
+    #[error("{}: cannot be written ({reason})", path.display())]
+    Io {
+        /// The folder or file.
+        path: PathBuf,
+        /// The operating system's or the encoder's words.
+        reason: String,
+    },
+}
+
+/// Writes both splits below `dir`: `train/CLASS/NNNN.png` and `val/CLASS/NNNN.png`, `train` and
+/// `val` of them, NNNN being the picture's index and each `size` x `size` pixels.
+///
+/// `dir` is made where it doesn't exist. Opened as a folder, `dir/train` holds the pictures of
+/// `Patterns::new(Split::Train, train, size, seed)` with the same names and labels, ordered by
+/// name.
+///
+/// # Errors
+/// If `dir` holds anything already (then nothing is written), or something can't be written.
+pub fn write(
+    dir: &Path,
+    train: usize,
+    val: usize,
+    size: usize,
+    seed: u64,
+) -> Result<(), WriteError> {
+    let io = |path: &Path, error: std::io::Error| WriteError::Io {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    };
+    match fs::read_dir(dir) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Err(WriteError::NotEmpty {
+                    path: dir.to_path_buf(),
+                });
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(dir, error)),
+    }
+    for (split, count) in [(Split::Train, train), (Split::Val, val)] {
+        let root = dir.join(split.name());
+        for class in CLASSES {
+            let folder = root.join(class);
+            fs::create_dir_all(&folder).map_err(|error| io(&folder, error))?;
+        }
+        let patterns = Patterns::new(split, count, size, seed);
+        for index in 0..count {
+            let path = root.join(patterns.name(index));
+            write_png(&path, size, &patterns.render(index)).map_err(|error| match error {
+                png::EncodingError::IoError(error) => io(&path, error),
+                other => WriteError::Io {
+                    path: path.clone(),
+                    reason: other.to_string(),
+                },
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// One square RGB picture as an 8-bit PNG.
+fn write_png(path: &Path, size: usize, rgb: &[u8]) -> Result<(), png::EncodingError> {
+    let mut file = BufWriter::new(File::create(path)?);
+    let mut encoder = png::Encoder::new(&mut file, size as u32, size as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(rgb)?;
+    writer.finish()?;
+    Ok(file.flush()?)
+}
