@@ -1,1 +1,3 @@
-//! learn
+//! Training and measuring: configuration, schedule, trainer, checkpoints, run folders.
+
+pub mod progress;
