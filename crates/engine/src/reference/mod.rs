@@ -1,1 +1,406 @@
-//! The oracle.
+//! The reference engine: the method's definition in code.
+//!
+//! Plain loops on one thread, in f32 or f64, one file for each operation; never tuned. Other
+//! engines are held against it, and it is held against finite differences (in f64) and against
+//! PyTorch's numbers. Each operation is a public function, so that it can be checked alone.
+//!
+//! In all of them activations are B x H x W x C with C contiguous, an activation's gradient is
+//! returned anew (overwrites), and a parameter's gradient is ADDED to what is there.
+
+pub mod bank;
+pub mod batch_norm;
+pub mod conv2d;
+pub mod cross_entropy;
+pub mod elementwise;
+mod float;
+pub mod l2_norm;
+pub mod linear;
+pub mod npid;
+pub mod pool;
+pub mod sgd;
+mod walk;
+
+pub use float::Float;
+
+use npid_network::alias::AliasTable;
+use npid_network::graph::{NodeId, Shape};
+use npid_network::init;
+use npid_network::method::{Description, Head, NegativeSampler};
+
+use crate::interface::{
+    Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, check_images,
+    check_objective,
+};
+use crate::state::{self, StateEntry, StateKind};
+
+/// The engine; see the [module](self).
+///
+/// `T` is the type of activations, parameters, gradients and bank. Through [`Engine`] all state
+/// crosses as f32; [`values`](Reference::values) and [`values_mut`](Reference::values_mut) keep
+/// every bit.
+pub struct Reference<T> {
+    description: Description,
+    sizes: Sizes,
+    shapes: Vec<Shape>,
+    entries: Vec<StateEntry>,
+    params: Vec<Vec<T>>,
+    statistics: Vec<Vec<T>>,
+    /// Empty for parameters that aren't trainable.
+    gradients: Vec<Vec<T>>,
+    /// Empty where there is no gradient, and all of them without momentum.
+    momentum: Vec<Vec<T>>,
+    bank: Vec<T>,
+    /// For each row, whether it is never drawn or counted.
+    excluded: Vec<bool>,
+    sampler: Option<NegativeSampler>,
+    /// Rows and features that wait for `update_bank`.
+    pending: Option<(Vec<u64>, Vec<T>)>,
+    losses: Vec<f64>,
+}
+
+impl<T: Float> Reference<T> {
+    /// An engine in its initial state: parameters as their `init` says, statistics at theirs, the
+    /// bank's rows random unit vectors, momentum and gradients 0.
+    ///
+    /// # Errors
+    /// If the description doesn't fit itself or the image size, or the batch is 0.
+    pub fn compile(description: &Description, sizes: Sizes) -> Result<Self, Error> {
+        description.check()?;
+        if sizes.batch == 0 {
+            return Err(Error::Argument("a batch of 0 images".into()));
+        }
+        let network = &description.network;
+        let shapes = network.shapes(sizes.height, sizes.width)?;
+        let seed = description.seed;
+        let widen = |values: Vec<f32>| -> Vec<T> {
+            values.into_iter().map(|v| T::of(f64::from(v))).collect()
+        };
+        let zeros = |present: bool, n: usize| vec![T::ZERO; if present { n } else { 0 }];
+        let with_momentum = description.optimizer.momentum != 0.0;
+        let params = &network.params;
+        let mut engine = Reference {
+            description: description.clone(),
+            sizes,
+            shapes,
+            entries: state::entries(description),
+            params: (0..params.len())
+                .map(|i| widen(init::initial_param(network, i, seed)))
+                .collect(),
+            statistics: (network.statistics.iter())
+                .map(|s| widen(vec![s.initial; s.channels]))
+                .collect(),
+            gradients: (params.iter())
+                .map(|p| zeros(p.trainable, p.len()))
+                .collect(),
+            momentum: (params.iter())
+                .map(|p| zeros(p.trainable && with_momentum, p.len()))
+                .collect(),
+            bank: Vec::new(),
+            excluded: Vec::new(),
+            sampler: None,
+            pending: None,
+            losses: Vec::new(),
+        };
+        if let Some(method) = &description.method {
+            let (rows, dim) = (method.memory_bank.length, method.memory_bank.feat_dim);
+            engine.bank = (0..rows as u64)
+                .flat_map(|row| widen(init::random_row(row, dim, seed)))
+                .collect();
+            engine.excluded = vec![false; rows];
+            engine.sampler = engine.sampler_without(&engine.excluded)?;
+        }
+        Ok(engine)
+    }
+
+    /// A sampler of the rows that aren't excluded; none for heads that don't sample.
+    fn sampler_without(&self, excluded: &[bool]) -> Result<Option<NegativeSampler>, Error> {
+        let Some(method) = self.description.method.filter(|m| m.head.samples()) else {
+            return Ok(None);
+        };
+        let table = if excluded.contains(&true) {
+            let weight = |&e: &bool| if e { 0.0 } else { 1.0 };
+            AliasTable::from_weights(&excluded.iter().map(weight).collect::<Vec<f64>>())?
+        } else {
+            AliasTable::uniform(excluded.len() as u64)?
+        };
+        let seed = self.description.seed;
+        Ok(Some(NegativeSampler::new(table, method.ensure_neg, seed)?))
+    }
+
+    /// The losses of the last gradient, not rounded to f32.
+    pub fn losses(&self) -> &[f64] {
+        &self.losses
+    }
+
+    /// A state by its name (see [`crate::state`]), as stored; `None` if there is none.
+    pub fn values(&self, name: &str) -> Option<&[T]> {
+        let entry = self.entries.iter().find(|e| e.name == name)?;
+        Some(match entry.kind {
+            StateKind::Param(i) => &self.params[i],
+            StateKind::Statistic(i) => &self.statistics[i],
+            StateKind::Momentum(i) => &self.momentum[i],
+            StateKind::Bank => &self.bank,
+            StateKind::Gradient(i) => &self.gradients[i],
+        })
+    }
+
+    /// As [`values`](Reference::values), to be changed in place.
+    pub fn values_mut(&mut self, name: &str) -> Option<&mut [T]> {
+        let entry = self.entries.iter().find(|e| e.name == name)?;
+        Some(match entry.kind {
+            StateKind::Param(i) => &mut self.params[i],
+            StateKind::Statistic(i) => &mut self.statistics[i],
+            StateKind::Momentum(i) => &mut self.momentum[i],
+            StateKind::Bank => &mut self.bank,
+            StateKind::Gradient(i) => &mut self.gradients[i],
+        })
+    }
+
+    /// The node of a program's output.
+    fn output_node(&self, output: Output) -> Result<NodeId, Error> {
+        let network = &self.description.network;
+        match output {
+            Output::Embedding => network
+                .embedding
+                .ok_or_else(|| Error::Argument("the network has no embedding".into())),
+            Output::Stage(index) => {
+                let stages = &network.stages;
+                let found = stages
+                    .iter()
+                    .find(|(i, _)| *i == index)
+                    .map(|(_, node)| *node);
+                found.ok_or_else(|| {
+                    let known: Vec<usize> = stages.iter().map(|(i, _)| *i).collect();
+                    Error::Argument(format!(
+                        "stage {index} is not among the network's out_indices {known:?}"
+                    ))
+                })
+            }
+        }
+    }
+
+    /// The method's loss of the features `f`, whose gradient it returns, and the pending update.
+    fn method_loss(&self, f: &[T], rows: &[u64], draws: Draws<'_>) -> Option<npid::Loss<T>> {
+        let method = self.description.method?;
+        match method.head {
+            Head::Contrastive { temperature } => {
+                let negatives = match draws {
+                    Draws::Given(given) => given.to_vec(),
+                    Draws::Sampled { epoch, occurrences } => {
+                        let sampler = self.sampler.as_ref()?;
+                        let of = |(&row, &occurrence)| {
+                            let negatives = sampler.of(epoch, row, occurrence);
+                            (0..method.neg_num as u32).map(move |k| negatives.get(k))
+                        };
+                        rows.iter().zip(occurrences).flat_map(of).collect()
+                    }
+                };
+                let bank = &self.bank;
+                Some(npid::contrastive(f, bank, rows, &negatives, temperature))
+            }
+            Head::Softmax { temperature } => {
+                let (bank, excluded) = (&self.bank, &self.excluded);
+                Some(npid::softmax(f, bank, rows, excluded, temperature))
+            }
+        }
+    }
+
+    fn check(&self, images: Images<'_>, objective: Objective<'_>) -> Result<(), Error> {
+        check_images(images, self.sizes, self.description.network.in_channels())?;
+        check_objective(objective, &self.description, images.count)?;
+        if let Objective::Npid { rows, .. } = objective
+            && let Some(bad) = rows.iter().find(|&&r| self.excluded[r as usize])
+        {
+            return Err(Error::Argument(format!("row {bad} was excluded")));
+        }
+        Ok(())
+    }
+}
+
+impl<T: Float> Engine for Reference<T> {
+    fn info(&self) -> Info {
+        let stored: usize = (self.params.iter())
+            .chain(&self.statistics)
+            .chain(&self.gradients)
+            .chain(&self.momentum)
+            .chain([&self.bank])
+            .map(Vec::len)
+            .sum();
+        // Every activation is kept for the backward pass; its gradient lives for a moment.
+        let activations: usize = self.shapes.iter().map(Shape::len).sum();
+        let elements = stored + self.sizes.batch * activations;
+        Info {
+            engine: "reference",
+            device: "CPU, 1 thread".into(),
+            dtype: T::NAME,
+            planned_bytes: (elements * size_of::<T>()) as u64,
+        }
+    }
+
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    fn features(
+        &mut self,
+        images: Images<'_>,
+        norm: Norm,
+        outputs: &[Output],
+        into: &mut [Vec<f32>],
+    ) -> Result<(), Error> {
+        check_images(images, self.sizes, self.description.network.in_channels())?;
+        if outputs.len() != into.len() {
+            return Err(Error::Argument(format!(
+                "{} outputs into {} vectors",
+                outputs.len(),
+                into.len()
+            )));
+        }
+        let nodes = (outputs.iter())
+            .map(|&o| self.output_node(o))
+            .collect::<Result<Vec<_>, _>>()?;
+        let tape = self.forward(images, norm, &nodes);
+        for (node, into) in nodes.iter().zip(into) {
+            into.clear();
+            into.extend(tape.values[node.0].iter().map(|v| v.f64() as f32));
+        }
+        Ok(())
+    }
+
+    fn gradient(
+        &mut self,
+        images: Images<'_>,
+        objective: Objective<'_>,
+    ) -> Result<Vec<Loss>, Error> {
+        self.check(images, objective)?;
+        let network = &self.description.network;
+        let classifiers = network.classifiers.clone();
+        let targets: Vec<NodeId> = match objective {
+            Objective::CrossEntropy { .. } => classifiers.iter().map(|c| c.logits).collect(),
+            _ => network.embedding.into_iter().collect(),
+        };
+        let tape = self.forward(images, Norm::Track, &targets);
+        let mut losses: Vec<(String, f64)> = Vec::new();
+        let mut seeds = Vec::new();
+        match objective {
+            Objective::Npid { rows, draws } => {
+                for &node in &targets {
+                    let f = &tape.values[node.0];
+                    let Some(loss) = self.method_loss(f, rows, draws) else {
+                        continue;
+                    };
+                    losses.push(("loss".into(), loss.value));
+                    seeds.push((node, loss.gradient));
+                    self.pending = Some((rows.to_vec(), f.clone()));
+                }
+            }
+            Objective::CrossEntropy { labels } => {
+                for c in classifiers {
+                    let loss = cross_entropy::cross_entropy(&tape.values[c.logits.0], labels);
+                    losses.push((c.name, loss.value));
+                    seeds.push((c.logits, loss.gradient));
+                }
+            }
+            Objective::FeatureGradient { gradient } => {
+                let widened: Vec<T> = gradient.iter().map(|&g| T::of(f64::from(g))).collect();
+                seeds.extend(targets.iter().map(|&node| (node, widened.clone())));
+            }
+        }
+        self.backward(&tape, seeds);
+        self.losses = losses.iter().map(|(_, value)| *value).collect();
+        let single = |(name, value)| Loss {
+            name,
+            value: value as f32,
+        };
+        Ok(losses.into_iter().map(single).collect())
+    }
+
+    /// Every trainable parameter moves, also one that no gradient has reached since the last call:
+    /// its gradient counts as 0, so decay and momentum still act on it.
+    fn apply(&mut self, lr: f32) {
+        for (i, param) in self.description.network.params.iter().enumerate() {
+            if !param.trainable {
+                continue;
+            }
+            let (w, gradient) = (&mut self.params[i], &mut self.gradients[i]);
+            let momentum = &mut self.momentum[i];
+            let momentum = (!momentum.is_empty()).then_some(momentum.as_mut_slice());
+            sgd::step(
+                &self.description.optimizer,
+                param,
+                lr,
+                w,
+                gradient,
+                momentum,
+            );
+            gradient.fill(T::ZERO);
+        }
+    }
+
+    fn update_bank(&mut self) -> Result<(), Error> {
+        let (Some((rows, features)), Some(method)) = (self.pending.take(), self.description.method)
+        else {
+            return Err(Error::Argument(
+                "no features wait for the bank; an NPID gradient leaves them".into(),
+            ));
+        };
+        bank::update(
+            &mut self.bank,
+            &rows,
+            &features,
+            method.memory_bank.momentum,
+        );
+        Ok(())
+    }
+
+    fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error> {
+        let mut excluded = self.excluded.clone();
+        for &row in rows {
+            let n = excluded.len();
+            let Some(flag) = excluded.get_mut(row as usize) else {
+                return Err(Error::Argument(format!("row {row} of a bank of {n}")));
+            };
+            *flag = true;
+        }
+        if !rows.is_empty() && !excluded.contains(&false) {
+            return Err(Error::Argument("no row would be left in the bank".into()));
+        }
+        if excluded != self.excluded {
+            self.sampler = self.sampler_without(&excluded)?;
+            self.excluded = excluded;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> Vec<StateEntry> {
+        self.entries.clone()
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>, Error> {
+        let values = self.values(name).ok_or_else(|| unknown(name))?;
+        Ok(values.iter().map(|v| v.f64() as f32).collect())
+    }
+
+    fn write(&mut self, name: &str, values: &[f32]) -> Result<(), Error> {
+        let into = self.values_mut(name).ok_or_else(|| unknown(name))?;
+        if into.len() != values.len() {
+            return Err(Error::State(format!(
+                "{name} has {} elements, not {}",
+                into.len(),
+                values.len()
+            )));
+        }
+        for (into, &v) in into.iter_mut().zip(values) {
+            *into = T::of(f64::from(v));
+        }
+        Ok(())
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::State(format!("there is no state named {name}"))
+}
