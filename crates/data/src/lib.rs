@@ -1,3 +1,5 @@
 //! Pictures from files to batches: sources, decoding, augmentation and the loader.
 
+pub mod patterns;
+pub mod decode;
 pub mod source;

@@ -7,10 +7,17 @@
 //! One file below this module holds one kind of source; [`open`] is the only place that knows
 //! which kinds exist. A further kind is a file there and a line in [`open`].
 
+mod folder;
+mod parquet;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use folder::FolderSource;
+pub use parquet::ParquetSource;
 use serde::Serialize;
+
+use crate::decode::Format;
 
 /// One decoded picture: 8-bit RGB, rows from top to bottom, channels last (H x W x 3).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,4 +207,68 @@ pub enum Error {
         /// What is wrong with the first.
         reason: String,
     },
+}
+
+/// Opens the collection at `path`, whose kind is recognised from the path alone: a folder of JPEG
+/// and PNG pictures, or a parquet file in the layout of Hugging Face's data sets.
+///
+/// # Errors
+/// If nothing is there, or it holds no pictures; see [`Error`].
+pub fn open(path: &Path) -> Result<Arc<dyn Source>, Error> {
+    let io = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::Missing { path: path.into() },
+        _ => Error::Io {
+            path: path.into(),
+            source,
+        },
+    };
+    if std::fs::metadata(path).map_err(io)?.is_dir() {
+        return Ok(Arc::new(FolderSource::open(path)?));
+    }
+    // Files are told apart by their first bytes, which are always there; names lie or are missing.
+    let mut start = [0; 16];
+    let mut file = std::fs::File::open(path).map_err(io)?;
+    let length = std::io::Read::read(&mut file, &mut start).map_err(io)?;
+    if start[..length].starts_with(b"PAR1") {
+        return Ok(Arc::new(ParquetSource::open(path)?));
+    }
+    let what = match Format::of(&start[..length]) {
+        Format::Jpeg | Format::Png => "it is a single picture",
+        Format::Other(_) if length == 0 => "the file is empty",
+        Format::Other(_) => "neither a folder nor a parquet file",
+    };
+    Err(Error::Unknown {
+        path: path.into(),
+        what: what.into(),
+    })
+}
+
+/// The first row, in ascending order and not `excluded`, whose picture can be read, with that
+/// picture. Whoever is about to read a collection asks this first, so that a collection without
+/// one readable picture is an input error and not an endless search.
+///
+/// # Errors
+/// [`Error::NothingReadable`], after every row has been tried.
+pub fn first_readable(
+    source: &dyn Source,
+    excluded: impl Fn(usize) -> bool,
+) -> Result<(usize, Picture), Error> {
+    let mut first = None;
+    for row in (0..source.len()).filter(|&row| !excluded(row)) {
+        match source.picture(row) {
+            Ok(picture) => return Ok((row, picture)),
+            Err(error) => {
+                first.get_or_insert((row, error));
+            }
+        }
+    }
+    let (name, reason) = match first {
+        Some((row, error)) => (source.name(row), error.reason),
+        None => ("none".into(), "every picture is excluded".into()),
+    };
+    Err(Error::NothingReadable {
+        images: source.len(),
+        name,
+        reason,
+    })
 }

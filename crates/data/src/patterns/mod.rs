@@ -87,7 +87,6 @@ impl Patterns {
         self.size
     }
 
-
     /// Picture `index` as RGB bytes: `size` rows of `size` pixels of 3 bytes.
     pub fn render(&self, index: usize) -> Vec<u8> {
         let mut stream = Stream::new(
@@ -240,3 +239,6 @@ fn colours(s: &mut Stream) -> [[f64; 3]; 2] {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

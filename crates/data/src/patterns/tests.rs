@@ -1,0 +1,196 @@
+use super::*;
+use std::collections::HashSet;
+use std::path::Path;
+
+fn split(split: Split) -> Patterns {
+    Patterns::new(split, 1000, 32, 0)
+}
+
+/// The data set must never change unnoticed: the figures published for it would no longer hold.
+#[test]
+fn pictures_are_pinned() {
+    let hash = |split, seed, size, rows: std::ops::Range<usize>| {
+        let patterns = Patterns::new(split, 20, size, seed);
+        let bytes: Vec<u8> = rows.flat_map(|row| patterns.render(row)).collect();
+        ContentHash::of(&bytes).to_string()
+    };
+    assert_eq!(hash(Split::Train, 0, 32, 0..20), "1b636f0f5e743d3f123c954da6b98da2cbc59afc48df37599eb2a10defeb5278");
+    assert_eq!(hash(Split::Val, 0, 32, 0..20), "36409980a33f2299aa58a2cef0594238f7f894f52a11c11d4e0c056dd3d59a07");
+    assert_eq!(hash(Split::Train, 1 << 40 | 3, 45, 10..20), "e3d7c6a9ae526886c914ad536e0cb7d5e9ba4dfda688d8c7a17938449e4e8f84");
+}
+
+#[test]
+fn a_picture_does_not_depend_on_the_number_of_pictures() {
+    let few = Patterns::new(Split::Val, 8, 32, 5);
+    let many = Patterns::new(Split::Val, 100, 32, 5);
+    assert_eq!(few.picture(7).unwrap(), many.picture(7).unwrap());
+    let (picture, hash) = many.picture_and_hash(7).unwrap();
+    assert_eq!(picture.rgb.len(), 32 * 32 * 3);
+    assert_eq!(hash, few.content_hash(7).unwrap());
+}
+
+#[test]
+fn labels_are_balanced_and_named() {
+    let patterns = split(Split::Train);
+    let mut counts = [0; 10];
+    for row in 0..patterns.len() {
+        let label = patterns.label(row).unwrap() as usize;
+        assert!(
+            patterns
+                .name(row)
+                .starts_with(&format!("{}/", patterns.classes()[label]))
+        );
+        counts[label] += 1;
+    }
+    assert_eq!(counts, [100; 10]);
+    assert!(CLASSES.is_sorted(), "a folder's classes are sorted");
+}
+
+#[test]
+fn no_picture_occurs_twice_in_both_splits() {
+    let mut seen = HashSet::new();
+    for patterns in [
+        split(Split::Train),
+        split(Split::Val),
+        Patterns::new(Split::Train, 1000, 32, 1),
+    ] {
+        for row in 0..patterns.len() {
+            assert!(
+                seen.insert(patterns.render(row)),
+                "{} of {patterns:?}",
+                patterns.name(row)
+            );
+        }
+    }
+}
+
+/// The nearest training picture by squared distance of pixels names the class hardly better than
+/// chance (10 %): what the network gains over this figure it has learned.
+#[test]
+fn raw_pixels_do_not_tell_the_classes_apart() {
+    for seed in 0..3 {
+        let train = Patterns::new(Split::Train, 1000, 32, seed);
+        let val = Patterns::new(Split::Val, 500, 32, seed);
+        let rows: Vec<Vec<u8>> = (0..train.len()).map(|row| train.render(row)).collect();
+        let right = (0..val.len())
+            .filter(|&query| {
+                let pixels = val.render(query);
+                let distance = |row: &Vec<u8>| -> i32 {
+                    let differences = row.iter().zip(&pixels);
+                    differences
+                        .map(|(&a, &b)| (i32::from(a) - i32::from(b)).pow(2))
+                        .sum()
+                };
+                let nearest = (0..rows.len()).min_by_key(|&row| distance(&rows[row]));
+                nearest.and_then(|row| train.label(row)) == val.label(query)
+            })
+            .count();
+        let top1 = 100.0 * right as f64 / val.len() as f64;
+        assert!(top1 < 25.0, "seed {seed}: {top1} %");
+    }
+}
+
+/// Each class is a pattern of both colours, not one that fills or empties the picture, at every
+/// scale that is drawn.
+#[test]
+fn figure_and_ground_are_both_seen() {
+    for label in 0..CLASSES.len() {
+        for item in 0..200 {
+            let mut stream = Stream::new(0, Purpose::Bench, label as u32, item, 0);
+            let shape = Shape::draw(label, &mut stream);
+            let points = (0..64 * 64).map(|i| {
+                (
+                    f64::from(i % 64) / 2.0 - 16.0,
+                    f64::from(i / 64) / 2.0 - 16.0,
+                )
+            });
+            let figure = points.filter(|&(u, v)| shape.contains(u, v)).count();
+            let share = figure as f64 / (64.0 * 64.0);
+            assert!(
+                (0.08..0.85).contains(&share),
+                "{} {item}: {share}",
+                CLASSES[label]
+            );
+        }
+    }
+}
+
+/// The size is the resolution alone: 96x96 averaged to 32x32 is the 32x32 picture, but for the
+/// noise (at most 0.06 of 255) and the antialiasing of edges.
+#[test]
+fn a_larger_picture_shows_the_same() {
+    let (small, large) = (
+        Patterns::new(Split::Train, 40, 32, 2),
+        Patterns::new(Split::Train, 40, 96, 2),
+    );
+    for row in 0..40 {
+        let (a, b) = (small.render(row), large.render(row));
+        let mut total = 0.0;
+        for (i, &value) in a.iter().enumerate() {
+            let (pixel, channel) = (i / 3, i % 3);
+            let (x, y) = (pixel % 32 * 3 + 1, pixel / 32 * 3 + 1);
+            let mut mean = 0.0;
+            for near in 0..9 {
+                let (x, y) = (x + near % 3 - 1, y + near / 3 - 1);
+                mean += f64::from(b[(y * 96 + x) * 3 + channel]) / 9.0;
+            }
+            total += (mean - f64::from(value)).abs();
+        }
+        let mean = total / a.len() as f64;
+        assert!(mean < 14.0, "{}: {mean}", small.name(row));
+    }
+}
+
+#[test]
+fn written_files_hold_the_same_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("new").join("patterns");
+    write(&dir, 30, 20, 32, 4).unwrap();
+    for (split, count) in [(Split::Train, 30), (Split::Val, 20)] {
+        let patterns = Patterns::new(split, count, 32, 4);
+        for row in 0..count {
+            let path = dir.join(split.name()).join(patterns.name(row));
+            assert_eq!(read_png(&path), patterns.render(row), "{}", path.display());
+        }
+        let files = walk(&dir.join(split.name()));
+        assert_eq!(files, count);
+    }
+}
+
+#[test]
+fn a_folder_in_use_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+    let error = write(folder.path(), 10, 10, 32, 0).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{}: the folder isn't empty; name a new one",
+            folder.path().display()
+        )
+    );
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    let file = folder.path().join("notes.txt");
+    let error = write(&file, 10, 10, 32, 0).unwrap_err().to_string();
+    assert!(
+        error.starts_with(&format!("{}: cannot be written (", file.display())),
+        "{error}"
+    );
+}
+
+fn read_png(path: &Path) -> Vec<u8> {
+    let file = std::io::BufReader::new(std::fs::File::open(path).unwrap());
+    let mut reader = png::Decoder::new(file).read_info().unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut bytes).unwrap();
+    bytes
+}
+
+fn walk(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| if path.is_dir() { walk(&path) } else { 1 })
+        .sum()
+}
