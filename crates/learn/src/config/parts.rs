@@ -1,0 +1,184 @@
+//! The parts that `type = "..."` and its like choose from.
+
+use std::fmt;
+
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// One transform (until the data crate has them).
+pub type Transform = toml::Table;
+
+/// `model.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// Non-parametric instance discrimination (Wu et al. 2018).
+    #[serde(rename = "NPID")]
+    Npid,
+}
+
+/// `model.backbone.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BackboneType {
+    /// 7x7 stem of stride 2 and a max pool.
+    ResNet,
+    /// 3x3 stem of stride 1, no pool.
+    #[serde(rename = "ResNet_CIFAR")]
+    ResNetCifar,
+}
+
+/// `model.neck.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NeckType {
+    /// Global average pool and one linear layer.
+    LinearNeck,
+}
+
+/// `model.head.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HeadType {
+    /// Cross entropy of the positive against K sampled negatives.
+    ContrastiveHead,
+    /// Exact softmax over all rows.
+    SoftmaxHead,
+}
+
+/// `model.memory_bank.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BankType {
+    /// One row for each image.
+    SimpleMemory,
+}
+
+/// `model.memory_bank.init`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// Gaussian vectors, normalised (MMSelfSup).
+    #[default]
+    Random,
+    /// Uniform in ±1/sqrt(D/3), not normalised (lemniscate).
+    Uniform,
+    /// One pass of the untrained network over the clean images, batch norm in batch mode.
+    Features,
+}
+
+/// `optimizer.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OptimizerType {
+    /// Stochastic gradient descent.
+    #[serde(rename = "SGD")]
+    Sgd,
+}
+
+/// `lr_config.policy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Policy {
+    /// The same throughout.
+    #[default]
+    #[serde(rename = "fixed")]
+    Fixed,
+    /// Times `gamma` at each of `step`.
+    #[serde(rename = "step")]
+    Step,
+    /// Half a cosine from `lr` to `min_lr`.
+    CosineAnnealing,
+}
+
+/// `model.backbone.init_cfg`: a name, or MMSelfSup's table with the name as `type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum InitCfg {
+    /// Normal by fan-out, batch norm 1 and 0 (MMSelfSup's ResNet).
+    #[default]
+    Kaiming,
+    /// The defaults of PyTorch's layers.
+    PyTorch,
+}
+
+impl<'de> Deserialize<'de> for InitCfg {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        enum Name {
+            Kaiming,
+            PyTorch,
+        }
+
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            r#type: Name,
+        }
+
+        struct NameOrTable;
+
+        impl<'de> Visitor<'de> for NameOrTable {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"Kaiming\", \"PyTorch\" or { type = \"...\" }")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Name, E> {
+                Name::deserialize(StrDeserializer::new(name))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Name, A::Error> {
+                Ok(Table::deserialize(MapAccessDeserializer::new(map))?.r#type)
+            }
+        }
+
+        Ok(match deserializer.deserialize_any(NameOrTable)? {
+            Name::Kaiming => InitCfg::Kaiming,
+            Name::PyTorch => InitCfg::PyTorch,
+        })
+    }
+}
+
+/// `data.pipeline`: the name of a preset, or a list of transforms in the order they are applied.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Pipeline {
+    /// One of the published ones.
+    Preset(Preset),
+    /// Transforms, each a table whose `type` is torchvision's name.
+    List(Vec<Transform>),
+}
+
+/// A published pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Preset {
+    /// MMSelfSup's `imagenet_npid`: crop, grayscale, jitter, flip.
+    #[serde(rename = "imagenet-npid")]
+    ImagenetNpid,
+    /// lemniscate's `cifar.py`: crop, jitter, grayscale, no flip.
+    #[serde(rename = "cifar-npid")]
+    CifarNpid,
+}
+
+impl<'de> Deserialize<'de> for Pipeline {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameOrList;
+
+        impl<'de> Visitor<'de> for NameOrList {
+            type Value = Pipeline;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"imagenet-npid\", \"cifar-npid\" or a list of transforms")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Pipeline, E> {
+                Preset::deserialize(StrDeserializer::new(name)).map(Pipeline::Preset)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Pipeline, A::Error> {
+                let mut transforms = Vec::new();
+                while let Some(transform) = list.next_element()? {
+                    transforms.push(transform);
+                }
+                Ok(Pipeline::List(transforms))
+            }
+        }
+
+        deserializer.deserialize_any(NameOrList)
+    }
+}
