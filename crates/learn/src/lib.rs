@@ -1,9 +1,15 @@
 //! Training and measuring: configuration, schedule, trainer, checkpoints, run folders.
 
+pub mod checkpoint;
 pub mod config;
 mod error;
+pub mod npy;
+pub mod method;
 pub mod progress;
 pub mod recipes;
+pub mod run;
+pub mod schedule;
+pub mod table;
 
 pub use config::Config;
 pub use error::Error;

@@ -1,0 +1,447 @@
+//! Checkpoints: all of an engine's state and where the run stands, in one safetensors file.
+//!
+//! A file is written under a temporary name in the same folder, synced and renamed, so that a
+//! name `step-*.safetensors` always is a whole file; the folder is synced last. Tensors are
+//! written and read one at a time: beside the engine's own copy there is one of the largest
+//! tensor (the bank) and no more. Equal states and cursors give equal bytes.
+
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use npid_engine::{Engine, StateEntry};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::progress::KnnReport;
+
+/// Version of the format; see `docs/formats.md`.
+pub const VERSION: u32 = 1;
+
+/// The key of the file's metadata under which [`Meta`] is kept, as JSON.
+pub const META_KEY: &str = "npid";
+
+/// The largest header that is read: names and shapes of some hundred thousand tensors.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Where a run stands: the next step to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Epochs finished, evaluation included.
+    pub epoch: u32,
+    /// Optimiser steps taken in the unfinished epoch.
+    pub step_in_epoch: u64,
+    /// Optimiser steps taken in all.
+    pub step: u64,
+}
+
+/// A sum of losses and their number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LossSum {
+    /// The sum. (serde_json's `float_roundtrip` brings the same bits back.)
+    pub sum: f64,
+    /// How many were added.
+    pub count: u64,
+}
+
+impl LossSum {
+    /// Adds a loss.
+    pub fn add(&mut self, loss: f64) {
+        self.sum += loss;
+        self.count += 1;
+    }
+
+    /// The mean, 0 before anything was added.
+    pub fn mean(&self) -> f64 {
+        self.sum / self.count.max(1) as f64
+    }
+
+    /// The mean, and an empty sum in its place.
+    pub fn take(&mut self) -> f64 {
+        std::mem::take(self).mean()
+    }
+}
+
+/// A checkpoint's kNN figure.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The step of the checkpoint.
+    pub step: u64,
+    /// Its kNN top-1, percent.
+    pub knn_top1: f64,
+}
+
+/// The figures known so far.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// kNN of the images themselves.
+    pub pixels: Option<KnnReport>,
+    /// kNN of the untrained network.
+    pub untrained: Option<KnnReport>,
+    /// The latest kNN of the network in training.
+    pub trained: Option<KnnReport>,
+    /// The checkpoint with the best kNN.
+    pub best: Option<Best>,
+}
+
+/// What a checkpoint holds beside tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The next step.
+    pub cursor: Cursor,
+    /// The run's seed.
+    pub seed: u64,
+    /// Rows whose image could not be read, ascending: never trained, drawn or counted.
+    pub skipped: Vec<u64>,
+    /// SHA-256 of the configuration, less what may differ between two starts of a run.
+    pub config: String,
+    /// Losses since the last log line.
+    pub log: LossSum,
+    /// Losses of the unfinished epoch; of the finished one at its end.
+    pub epoch: LossSum,
+    /// kNN figures.
+    pub figures: Figures,
+}
+
+/// The name of the checkpoint of `step`.
+pub fn file_name(step: u64) -> String {
+    format!("step-{step:08}.safetensors")
+}
+
+/// The step in a checkpoint's file name.
+fn step_of(name: &str) -> Option<u64> {
+    (name.strip_prefix("step-")?.strip_suffix(".safetensors")?)
+        .parse()
+        .ok()
+}
+
+/// The checkpoints in `folder`, by step, the newest first; none where there is no such folder.
+///
+/// # Errors
+/// If the folder can't be read.
+pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(Error::input(format!(
+                "{}: cannot be read ({error}); check its permissions",
+                folder.display()
+            )));
+        }
+    };
+    let mut found: Vec<(u64, PathBuf)> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let step = step_of(entry.file_name().to_str()?)?;
+            Some((step, entry.path()))
+        })
+        .collect();
+    found.sort_by_key(|&(step, _)| std::cmp::Reverse(step));
+    Ok(found)
+}
+
+/// Writes `folder/step-*.safetensors` and returns its path.
+///
+/// # Errors
+/// [`Error::Run`] if it can't be written (a full disk, a limit on the size of files): the
+/// temporary file is gone then and every earlier checkpoint as it was.
+pub fn save(folder: &Path, engine: &dyn Engine, meta: &Meta) -> Result<PathBuf, Error> {
+    let path = folder.join(file_name(meta.cursor.step));
+    let temporary = temporary_of(&path);
+    let written = write(&temporary, engine, meta)
+        .and_then(|()| Ok(fs::rename(&temporary, &path)?))
+        .and_then(|()| Ok(sync_folder(folder)?));
+    match written {
+        Ok(()) => Ok(path),
+        Err(error) => {
+            // The error to report is the first one; a temporary that stays is removed by a resume.
+            let _ = fs::remove_file(&temporary);
+            Err(Error::run(format!(
+                "{}: the checkpoint can't be written ({error}); earlier checkpoints are intact: \
+                 make room, then continue with --resume",
+                path.display()
+            )))
+        }
+    }
+}
+
+/// The name under which `path` is written before it is renamed.
+pub(crate) fn temporary_of(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".tmp");
+    path.with_file_name(name)
+}
+
+/// Makes a rename in `folder` durable.
+pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    // Folders can only be opened as files on Unix; elsewhere the rename alone must do.
+    if cfg!(unix) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Why a checkpoint could not be written.
+type WriteError = Box<dyn std::error::Error>;
+
+fn write(path: &Path, engine: &dyn Engine, meta: &Meta) -> Result<(), WriteError> {
+    let entries: Vec<StateEntry> = engine.state().into_iter().filter(|e| e.saved()).collect();
+    let mut offset = 0;
+    let tensors = entries.iter().map(|entry| {
+        let start = offset;
+        offset += 4 * entry.len();
+        let info = TensorInfo {
+            dtype: Dtype::F32,
+            shape: entry.shape.clone(),
+            data_offsets: (start, offset),
+        };
+        (entry.name.clone(), info)
+    });
+    let tensors = tensors.collect();
+    // One key alone: with several, their order in the file would change from run to run.
+    let texts = [(META_KEY.to_string(), serde_json::to_string(meta)?)];
+    let header = Metadata::new(Some(texts.into_iter().collect()), tensors)?;
+    let mut header = serde_json::to_vec(&header)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+
+    let mut file = BufWriter::with_capacity(1 << 18, File::create(path)?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)?;
+    for entry in &entries {
+        for value in engine.read(&entry.name)? {
+            file.write_all(&value.to_le_bytes())?;
+        }
+    }
+    file.flush()?;
+    let file = file.into_inner().map_err(|error| error.into_error())?;
+    file.sync_all()?;
+    Ok(())
+}
+
+/// A checkpoint that was opened and found whole.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    file: File,
+    meta: Meta,
+    tensors: Metadata,
+    data_start: u64,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint and checks that it is whole and of this version.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file: it can't be read, is cut short, is no checkpoint, or is
+    /// of another version.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let fail = |what: String| Error::input(format!("{}: {what}", path.display()));
+        let io = |error: std::io::Error| fail(format!("cannot be read ({error})"));
+        let foreign = |what: &str| {
+            fail(format!(
+                "not a checkpoint of npid ({what}); give a run folder that npid train wrote"
+            ))
+        };
+        let short = |have: u64, want: u64| {
+            fail(format!(
+                "the checkpoint is cut short ({have} of {want} bytes); delete it to go on from an \
+                 earlier one"
+            ))
+        };
+        let mut file = File::open(path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        if length < 8 {
+            return Err(short(length, 8));
+        }
+        let mut size = [0; 8];
+        file.read_exact(&mut size).map_err(io)?;
+        let size = u64::from_le_bytes(size);
+        if size > MAX_HEADER {
+            return Err(foreign("its header has an impossible length"));
+        }
+        let data_start = 8 + size;
+        if length < data_start {
+            return Err(short(length, data_start));
+        }
+        let mut header = vec![0; size as usize];
+        file.read_exact(&mut header).map_err(io)?;
+        let tensors: Metadata =
+            serde_json::from_slice(&header).map_err(|error| foreign(&error.to_string()))?;
+        let text = (tensors.metadata().as_ref())
+            .and_then(|texts| texts.get(META_KEY))
+            .ok_or_else(|| foreign("its metadata has no key `npid`"))?;
+
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let Versioned { version } =
+            serde_json::from_str(text).map_err(|error| foreign(&error.to_string()))?;
+        if version != VERSION {
+            return Err(fail(format!(
+                "the checkpoint is of version {version}, this npid reads version {VERSION}; use \
+                 the npid that wrote it"
+            )));
+        }
+        let meta = serde_json::from_str(text).map_err(|error| foreign(&error.to_string()))?;
+        let whole = data_start + tensors.data_len() as u64;
+        if length < whole {
+            return Err(short(length, whole));
+        }
+        if length > whole {
+            return Err(foreign("bytes follow its last tensor"));
+        }
+        Ok(Checkpoint {
+            path: path.to_path_buf(),
+            file,
+            meta,
+            tensors,
+            data_start,
+        })
+    }
+
+    /// The newest checkpoint of `folder` that is whole, and a sentence for each newer one that
+    /// isn't. `None` where there is no checkpoint at all.
+    ///
+    /// # Errors
+    /// If there are checkpoints but none is whole: what is wrong with the newest.
+    pub fn newest(folder: &Path) -> Result<Option<(Self, Vec<String>)>, Error> {
+        let mut damaged: Vec<Error> = Vec::new();
+        for (_, path) in list(folder)? {
+            match Checkpoint::open(&path) {
+                Ok(checkpoint) => {
+                    let warnings = (damaged.iter())
+                        .map(|error| {
+                            format!("{error}; taking {}", file_name(checkpoint.meta.cursor.step))
+                        })
+                        .collect();
+                    return Ok(Some((checkpoint, warnings)));
+                }
+                Err(error) => damaged.push(error),
+            }
+        }
+        match damaged.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(None),
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the run stood.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Puts every saved state of `engine` back and excludes the skipped rows. With `whole`, the
+    /// file must hold nothing else; without, what belongs to training alone (optimiser, bank) may
+    /// be left over.
+    ///
+    /// # Errors
+    /// [`Error::Input`] listing missing, unused and mismatched names if the checkpoint is of
+    /// another architecture (nothing was changed then), or if the file can't be read.
+    pub fn load_into(&self, engine: &mut dyn Engine, whole: bool) -> Result<(), Error> {
+        let entries: Vec<StateEntry> = engine.state().into_iter().filter(|e| e.saved()).collect();
+        self.check(&entries, whole)?;
+        let io = |error: std::io::Error| {
+            Error::input(format!("{}: cannot be read ({error})", self.path.display()))
+        };
+        let mut reader = BufReader::with_capacity(1 << 18, &self.file);
+        for entry in &entries {
+            let Some(info) = self.tensors.info(&entry.name) else {
+                continue; // `check` has seen to it
+            };
+            let start = self.data_start + info.data_offsets.0 as u64;
+            reader.seek(SeekFrom::Start(start)).map_err(io)?;
+            let mut values = Vec::with_capacity(entry.len());
+            let mut bytes = [0; 4];
+            for _ in 0..entry.len() {
+                reader.read_exact(&mut bytes).map_err(io)?;
+                values.push(f32::from_le_bytes(bytes));
+            }
+            engine.write(&entry.name, &values)?;
+        }
+        if whole {
+            engine.exclude_rows(&self.meta.skipped)?;
+        }
+        Ok(())
+    }
+
+    /// Compares names and shapes.
+    fn check(&self, entries: &[StateEntry], whole: bool) -> Result<(), Error> {
+        let mut missing = Vec::new();
+        let mut mismatched = Vec::new();
+        for entry in entries {
+            match self.tensors.info(&entry.name) {
+                None => missing.push(entry.name.clone()),
+                Some(info) if info.dtype != Dtype::F32 => {
+                    mismatched.push(format!("{} is {}, not F32", entry.name, info.dtype));
+                }
+                Some(info) if info.shape != entry.shape => mismatched.push(format!(
+                    "{} is {:?}, the configuration asks for {:?}",
+                    entry.name, info.shape, entry.shape
+                )),
+                Some(_) => {}
+            }
+        }
+        let training = |name: &str| {
+            name.starts_with(npid_engine::state::MOMENTUM) || name == npid_engine::state::BANK
+        };
+        let known: std::collections::HashSet<&str> =
+            entries.iter().map(|entry| entry.name.as_str()).collect();
+        let unused: Vec<String> = (self.tensors.offset_keys().into_iter())
+            .filter(|name| !known.contains(name.as_str()) && (whole || !training(name)))
+            .collect();
+        let parts: Vec<String> = [
+            ("missing", missing),
+            ("unused", unused),
+            ("of another shape", mismatched),
+        ]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}: {}", brief(&names)))
+        .collect();
+        if parts.is_empty() {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "{}: a checkpoint of another architecture ({}); restore the config.toml that the run \
+             was started with",
+            self.path.display(),
+            parts.join("; ")
+        )))
+    }
+}
+
+/// The first three names and how many more there are.
+fn brief(names: &[String]) -> String {
+    let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(3) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// Lets a write past a limit on the size of files (`ulimit -f`) fail with an error, as a full disk
+/// does, where the signal it sends would end the process without a word. Once a process.
+pub fn survive_file_size_limit() {
+    #[cfg(unix)]
+    {
+        use std::sync::{Arc, Once, atomic::AtomicBool};
+        static ONCE: Once = Once::new();
+        // If the handler can't be set, the process ends by the signal, as it would have before.
+        ONCE.call_once(|| {
+            let flag = Arc::new(AtomicBool::new(false));
+            let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, flag);
+        });
+    }
+}
