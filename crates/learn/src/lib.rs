@@ -3,8 +3,8 @@
 pub mod checkpoint;
 pub mod config;
 mod error;
-pub mod npy;
 pub mod method;
+pub mod npy;
 pub mod progress;
 pub mod recipes;
 pub mod run;

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{BackboneType, Config, HeadType, Policy};
+use npid_data::augment::{self, Transform};
+use npid_network::resnet::{ResNet, Stem};
+
+use super::{BackboneType, Config, HeadType, Pipeline, Policy};
 use crate::Error;
 
 /// A key whose value can't be used.
@@ -10,7 +13,7 @@ use crate::Error;
 pub struct Invalid {
     /// The dotted key; empty where the whole file is wrong.
     pub key: String,
-    /// What is wrong and what is possible.
+    /// What is wrong and what is possible, as it continues after the key: "is 0; it must be ...".
     pub what: String,
 }
 
@@ -23,12 +26,12 @@ impl Invalid {
         }
     }
 
-    /// `key: what`.
+    /// The key and what is wrong with it.
     pub fn message(&self) -> String {
         if self.key.is_empty() {
             self.what.clone()
         } else {
-            format!("{}: {}", self.key, self.what)
+            format!("{} {}", self.key, self.what)
         }
     }
 }
@@ -44,7 +47,10 @@ fn require(holds: bool, key: &str, value: impl std::fmt::Debug, must: &str) -> R
     if holds {
         Ok(())
     } else {
-        Err(Invalid::new(key, format!("{value:?}; it must be {must}")))
+        Err(Invalid::new(
+            key,
+            format!("is {value:?}; it must be {must}"),
+        ))
     }
 }
 
@@ -84,6 +90,7 @@ impl Config {
         at_least_one("data.size", data.size)?;
         require(data.size <= 4096, "data.size", data.size, "4096 at most")?;
         at_least_one("data.batch_size", data.batch_size)?;
+        self.pipeline()?;
         at_least_one("checkpoint.interval", self.checkpoint.interval as usize)?;
         at_least_one("checkpoint.keep", self.checkpoint.keep)?;
         at_least_one("evaluation.k", self.evaluation.k)?;
@@ -111,7 +118,7 @@ impl Config {
         }
         let backbone = &model.backbone;
         require(
-            npid_network::resnet::ResNet::DEPTHS.contains(&backbone.depth),
+            ResNet::DEPTHS.contains(&backbone.depth),
             "model.backbone.depth",
             backbone.depth,
             "18, 34, 50, 101 or 152",
@@ -256,13 +263,50 @@ impl Config {
         if self.model.ensure_neg && images == 1 && self.model.head.kind.samples() {
             return Err(Invalid::new(
                 "model.ensure_neg",
-                "true with a single picture, so there is no other row to draw; it must be false",
+                "is true with a single picture, so there is no other row to draw; it must be false",
             )
             .into());
         }
         config.data.path = absolute(self.data.path.as_deref(), "data.path")?;
         config.data.val = absolute(self.data.val.as_deref(), "data.val")?;
         Ok(config)
+    }
+
+    /// The augmentation, whose results are `data.size` x `data.size`.
+    ///
+    /// # Errors
+    /// If a transform's settings can't be used, or the results have another size.
+    pub fn pipeline(&self) -> Result<augment::Pipeline, Invalid> {
+        let key = "data.pipeline";
+        let size = self.data.size;
+        let steps = match &self.data.pipeline {
+            Pipeline::List(steps) => steps.clone(),
+            Pipeline::Preset(name) => {
+                let mut steps = augment::preset(name).ok_or_else(|| {
+                    let known = augment::PRESETS.join(", ");
+                    Invalid::new(key, format!("has no preset {name}; presets are {known}"))
+                })?;
+                for step in &mut steps {
+                    if let Transform::RandomResizedCrop(crop) = step {
+                        crop.size = augment::Extent::Square(size);
+                    }
+                }
+                steps
+            }
+        };
+        let pipeline = augment::Pipeline::new(steps)
+            .map_err(|error| Invalid::new(key, format!("can't be used: {error}")))?;
+        let (height, width) = pipeline.output_size();
+        if (height, width) != (size, size) {
+            return Err(Invalid::new(
+                key,
+                format!(
+                    "makes pictures of {height}x{width}, but data.size is {size}; leave the size \
+                     out of the crop and it takes data.size"
+                ),
+            ));
+        }
+        Ok(pipeline)
     }
 
     /// D, the dimension of the features.
@@ -287,10 +331,10 @@ impl super::Backbone {
     }
 
     /// The stem that `type` stands for.
-    pub fn stem(&self) -> npid_network::resnet::Stem {
+    pub fn stem(&self) -> Stem {
         match self.kind {
-            BackboneType::ResNet => npid_network::resnet::Stem::ImageNet,
-            BackboneType::ResNetCifar => npid_network::resnet::Stem::Cifar,
+            BackboneType::ResNet => Stem::ImageNet,
+            BackboneType::ResNetCifar => Stem::Cifar,
         }
     }
 }
@@ -301,8 +345,14 @@ fn absolute(path: Option<&Path>, key: &str) -> Result<Option<PathBuf>, Invalid> 
         Ok(path) if path.to_str().is_some() => Ok(Some(path)),
         Ok(path) => Err(Invalid::new(
             key,
-            format!("{} is not UTF-8; rename it or link to it", path.display()),
+            format!(
+                "holds {}, which is not UTF-8; rename it or link to it",
+                path.display()
+            ),
         )),
-        Err(error) => Err(Invalid::new(key, format!("{}: {error}", path.display()))),
+        Err(error) => Err(Invalid::new(
+            key,
+            format!("can't be used: {}: {error}", path.display()),
+        )),
     }
 }

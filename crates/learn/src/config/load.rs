@@ -24,6 +24,7 @@ pub fn load(recipe: &Recipe, sets: &[String]) -> Result<Config, Error> {
             .map_err(|why| Error::input(format!("--set {set}: {why}")))?;
         keys.push((key, set.as_str()));
     }
+    fill_in_sizes(&mut table);
     let config = structure(table).and_then(|config| {
         config.check()?;
         Ok(config)
@@ -43,6 +44,25 @@ pub fn load(recipe: &Recipe, sets: &[String]) -> Result<Config, Error> {
             None => Error::input(format!("{}: {}", recipe.origin(), invalid.message())),
         }
     })
+}
+
+/// Gives `data.size` to the crops of `data.pipeline` that name no size.
+fn fill_in_sizes(table: &mut Table) {
+    let Some(Value::Table(data)) = table.get_mut("data") else {
+        return;
+    };
+    let Some(size) = data.get("size").cloned() else {
+        return;
+    };
+    let Some(Value::Array(steps)) = data.get_mut("pipeline") else {
+        return;
+    };
+    for step in steps.iter_mut().filter_map(Value::as_table_mut) {
+        let kind = step.get("type").and_then(Value::as_str);
+        if matches!(kind, Some("RandomResizedCrop" | "CenterCrop")) {
+            step.entry("size").or_insert_with(|| size.clone());
+        }
+    }
 }
 
 /// Whether a flag for `key` may have caused what is wrong with `wrong`.
@@ -74,15 +94,15 @@ fn explain(path: &str, message: &str) -> Invalid {
         Some(name) if message.starts_with("unknown field") => {
             let key = ending_with(path, name);
             let section = key.rsplit_once('.').map_or("", |(section, _)| section);
-            let place = if section.is_empty() {
-                "the top level".to_string()
-            } else {
-                format!("[{section}]")
+            let place = match section {
+                "" => "the top level".to_string(),
+                step if step.ends_with(']') => step.to_string(),
+                section => format!("[{section}]"),
             };
             Invalid::new(
                 key,
                 format!(
-                    "no such key{}; {place} has {}",
+                    "is no key{}; {place} has {}",
                     did_you_mean(name, known.iter().copied()),
                     list(known)
                 ),
@@ -91,7 +111,7 @@ fn explain(path: &str, message: &str) -> Invalid {
         Some(name) if message.starts_with("unknown variant") => Invalid::new(
             path,
             format!(
-                "no `{name}` here{}; choose from {}",
+                "can't be `{name}`{}; choose from {}",
                 did_you_mean(name, known.iter().copied()),
                 list(known)
             ),
@@ -111,9 +131,12 @@ fn explain(path: &str, message: &str) -> Invalid {
                 "optimizer.type" => "; it can be SGD",
                 _ => "; it has no default",
             };
-            Invalid::new(key, format!("missing{hint}"))
+            Invalid::new(key, format!("is missing{hint}"))
         }
-        _ => Invalid::new(path, message.trim().replace('\n', " ")),
+        _ => {
+            let message = message.trim().replace('\n', " ");
+            Invalid::new(path, format!("can't be used: {message}"))
+        }
     }
 }
 

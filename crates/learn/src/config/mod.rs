@@ -7,6 +7,8 @@
 mod check;
 pub mod load;
 mod parts;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
@@ -157,7 +159,8 @@ pub struct Data {
     /// the training pictures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val: Option<PathBuf>,
-    /// Height and width of the images that the network gets.
+    /// Height and width of the images that the network gets. A crop in `pipeline` that names no
+    /// size of its own takes this one.
     pub size: usize,
     /// B. The last batch of an epoch may be shorter.
     pub batch_size: usize,

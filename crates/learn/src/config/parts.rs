@@ -2,12 +2,10 @@
 
 use std::fmt;
 
+use npid_data::augment::{PRESETS, Transform, preset};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-
-/// One transform (until the data crate has them).
-pub type Transform = toml::Table;
 
 /// `model.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,21 +136,10 @@ impl<'de> Deserialize<'de> for InitCfg {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Pipeline {
-    /// One of the published ones.
-    Preset(Preset),
+    /// One of [`PRESETS`]; its crop has `data.size`.
+    Preset(String),
     /// Transforms, each a table whose `type` is torchvision's name.
     List(Vec<Transform>),
-}
-
-/// A published pipeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Preset {
-    /// MMSelfSup's `imagenet_npid`: crop, grayscale, jitter, flip.
-    #[serde(rename = "imagenet-npid")]
-    ImagenetNpid,
-    /// lemniscate's `cifar.py`: crop, jitter, grayscale, no flip.
-    #[serde(rename = "cifar-npid")]
-    CifarNpid,
 }
 
 impl<'de> Deserialize<'de> for Pipeline {
@@ -163,11 +150,14 @@ impl<'de> Deserialize<'de> for Pipeline {
             type Value = Pipeline;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"imagenet-npid\", \"cifar-npid\" or a list of transforms")
+                write!(f, "one of {PRESETS:?}, or a list of transforms")
             }
 
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Pipeline, E> {
-                Preset::deserialize(StrDeserializer::new(name)).map(Pipeline::Preset)
+                match preset(name) {
+                    Some(_) => Ok(Pipeline::Preset(name.to_string())),
+                    None => Err(E::unknown_variant(name, &PRESETS)),
+                }
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Pipeline, A::Error> {
