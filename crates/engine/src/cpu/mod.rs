@@ -1,1 +1,497 @@
-//! The CPU engine.
+//! The CPU engine: fused kernels on all cores, in f32, for AVX-512, AVX2 or whatever there is.
+//!
+//! [`program`] fuses the graph into steps and plans their memory; `forward` and `backward` run
+//! them; each operation has its own file. After the first step nothing large is allocated. Every
+//! reduction has segments fixed by the shape and merged in their order, so the same seed gives the
+//! same bits on any number of threads.
+
+mod affine;
+mod backward;
+mod batch_norm;
+mod conv2d;
+mod feature;
+mod forward;
+mod heads;
+mod memory;
+mod parameters;
+mod pooling;
+mod program;
+mod sgd;
+mod simd;
+mod threads;
+mod tile;
+
+use npid_network::alias::AliasTable;
+use npid_network::init::random_row;
+use npid_network::method::{Head, NegativeSampler};
+
+use crate::state::{self, StateEntry, StateKind};
+use crate::{
+    Description, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, check_images,
+    check_objective,
+};
+use batch_norm::Statistics;
+use conv2d::ConvPlan;
+use feature::InputTable;
+use heads::{Comparison, Partials};
+use memory::Buffer;
+use npid_network::graph::{NodeId, Op};
+use parameters::Parameters;
+use program::{Program, Work};
+pub use simd::Isa;
+use threads::Threads;
+
+/// How the engine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Threads, 0 for one a core.
+    pub threads: usize,
+    /// The instruction set, one of [`Isa::available`].
+    pub isa: Isa,
+}
+
+/// The CPU engine.
+pub struct Cpu {
+    description: Description,
+    sizes: Sizes,
+    isa: Isa,
+    threads: std::sync::Arc<Threads>,
+    program: Program,
+    /// For each step, what its operation needs.
+    compiled: Vec<Compiled>,
+    input: InputTable,
+    arena: Buffer,
+    packed: Buffer,
+    workspace: Buffer,
+    zeros: Buffer,
+    parameters: Parameters,
+    /// Whether the packed weights are those of `parameters`.
+    packed_valid: bool,
+    bank: Option<Bank>,
+}
+
+/// What a step's operation keeps.
+#[derive(Default)]
+struct Compiled {
+    conv: Option<ConvPlan>,
+    /// Where its packed weights lie.
+    packed: usize,
+    statistics: Statistics,
+    /// Winners of a max pool.
+    winners: Vec<u8>,
+}
+
+/// The memory bank and what the method needs beside it.
+struct Bank {
+    rows: Vec<f32>,
+    sampler: NegativeSampler,
+    excluded: Vec<bool>,
+    any_excluded: bool,
+    partials: Partials,
+    pending_rows: Vec<u64>,
+    pending_features: Vec<f32>,
+    scratch: Vec<f32>,
+}
+
+impl Cpu {
+    /// Compiles the programs, plans and takes the memory, and sets the initial state.
+    ///
+    /// # Errors
+    /// If the description doesn't fit itself or the image size, or the instruction set isn't there.
+    pub fn compile(
+        description: &Description,
+        sizes: Sizes,
+        options: Options,
+    ) -> Result<Self, Error> {
+        description.check()?;
+        if !Isa::available().contains(&options.isa) {
+            return Err(Error::Argument(format!(
+                "this machine has no {}",
+                options.isa.name()
+            )));
+        }
+        if sizes.batch == 0 {
+            return Err(Error::Argument("a batch of 0 images".into()));
+        }
+        let network = &description.network;
+        let Some(Op::Input { mean, std }) = network.nodes.first().map(|n| &n.op) else {
+            return Err(Error::Argument("the network has no input".into()));
+        };
+        let shapes = network.shapes(sizes.height, sizes.width)?;
+        let threads = std::sync::Arc::new(Threads::new(options.threads)?);
+        let program = Program::new(network, shapes, sizes.batch);
+        let lanes = match options.isa {
+            Isa::Portable => 4,
+            Isa::Avx2 => 8,
+            Isa::Avx512 => 16,
+        };
+        let (mut packed, mut workspace, mut zeros) = (0, 0, 64);
+        let compiled = (program.steps.iter())
+            .map(|step| {
+                let out = program.shapes[step.out.0];
+                let mut compiled = Compiled::default();
+                match &step.work {
+                    Work::Fused(f) => {
+                        if let Some(conv) = f.conv {
+                            let dx = program.needs_gradient[f.x.0];
+                            let plan = ConvPlan::new(conv, program.shapes[f.x.0], out, dx, lanes);
+                            compiled.packed = packed;
+                            packed += plan.packed_len().next_multiple_of(16);
+                            zeros = zeros.max(plan.zeros_len());
+                            workspace = workspace.max(plan.workspace_len(sizes.batch));
+                            let blocks = plan.blocks(sizes.batch).count();
+                            workspace = workspace.max(blocks * 2 * out.c);
+                            compiled.conv = Some(plan);
+                        }
+                        if f.norm.is_some() {
+                            compiled.statistics = Statistics::new(out.c);
+                            let pixels = sizes.batch * out.pixels();
+                            workspace = workspace.max(batch_norm::workspace_len(pixels, out.c));
+                        }
+                    }
+                    Work::MaxPool(_, window) => {
+                        if window.kernel > 15 {
+                            return Err(Error::Argument("a max pool above 15x15".into()));
+                        }
+                        compiled.winners = vec![0; out.len() * sizes.batch];
+                    }
+                    _ => {}
+                }
+                Ok(compiled)
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let bank = match &description.method {
+            None => None,
+            Some(_) => Some(Bank::new(description, sizes.batch)?),
+        };
+        Ok(Cpu {
+            input: InputTable::new(mean, std),
+            arena: Buffer::new(program.arena_len),
+            packed: Buffer::new(packed),
+            workspace: Buffer::new(workspace),
+            zeros: Buffer::new(zeros),
+            parameters: Parameters::new(network, description.optimizer, description.seed),
+            packed_valid: false,
+            description: description.clone(),
+            sizes,
+            isa: options.isa,
+            threads,
+            program,
+            compiled,
+            bank,
+        })
+    }
+
+    /// Packs the weights for the convolutions, if they have changed.
+    fn pack(&mut self) {
+        if self.packed_valid {
+            return;
+        }
+        let to = self.packed.ptr();
+        for compiled in &self.compiled {
+            if let Some(plan) = &compiled.conv {
+                let weights = &self.parameters.values[plan.conv.weight.0];
+                plan.pack(weights, to.add(compiled.packed));
+            }
+        }
+        self.packed_valid = true;
+    }
+
+    /// The value of a node, after a forward pass.
+    fn value(&self, node: NodeId, train: bool, count: usize) -> &[f32] {
+        let layout = if train {
+            &self.program.train
+        } else {
+            &self.program.eval
+        };
+        let at = layout.values[node.0].expect("only outputs of steps are asked for");
+        let len = self.program.shapes[node.0].len() * count;
+        &self.arena.as_slice()[at..at + len]
+    }
+
+    /// Loss and gradients of the network's outputs; says which of them have one.
+    fn objective(
+        &mut self,
+        objective: Objective<'_>,
+        count: usize,
+        live: &mut [bool],
+    ) -> Vec<Loss> {
+        let network = &self.description.network;
+        let place = |node: NodeId| {
+            let at = self.program.train.gradients[node.0];
+            let len = self.program.shapes[node.0].len() * count;
+            at.map(|at| at..at + len)
+        };
+        let mut losses = Vec::new();
+        match objective {
+            Objective::FeatureGradient { gradient } => {
+                let embedding = network.embedding.expect("checked: there is an embedding");
+                if let Some(range) = place(embedding) {
+                    self.arena.as_mut_slice()[range].copy_from_slice(gradient);
+                    live[embedding.0] = true;
+                }
+            }
+            Objective::CrossEntropy { labels } => {
+                for classifier in &network.classifiers {
+                    let node = classifier.logits;
+                    let classes = network.node(node).channels;
+                    let logits = self.value(node, true, count).to_vec();
+                    let mut d = vec![0.0; logits.len()];
+                    let value = feature::cross_entropy(classes, &logits, labels, &mut d);
+                    losses.push(Loss {
+                        name: classifier.name.clone(),
+                        value,
+                    });
+                    if let Some(range) = place(node) {
+                        self.arena.as_mut_slice()[range].copy_from_slice(&d);
+                        live[node.0] = true;
+                    }
+                }
+            }
+            Objective::Npid { rows, draws } => {
+                let embedding = network.embedding.expect("checked: there is an embedding");
+                let method = self.description.method.expect("checked: there is a method");
+                let dim = method.memory_bank.feat_dim;
+                let at = self.program.train.values[embedding.0].expect("the embedding is a step");
+                let len = count * dim;
+                let bank = self.bank.as_mut().expect("a method has a bank");
+                bank.pending_rows.clear();
+                bank.pending_rows.extend_from_slice(rows);
+                bank.pending_features.clear();
+                (bank.pending_features).extend_from_slice(&self.arena.as_slice()[at..at + len]);
+                let comparison = Comparison {
+                    isa: self.isa,
+                    dim,
+                    temperature: method.head.temperature(),
+                    features: &bank.pending_features,
+                    rows,
+                    bank: &bank.rows,
+                    excluded: bank.any_excluded.then_some(&bank.excluded[..]),
+                };
+                let gradient = &mut bank.scratch[..len];
+                let value = match method.head {
+                    Head::Softmax { .. } => comparison.softmax(&mut bank.partials, gradient),
+                    Head::Contrastive { .. } => comparison.contrastive(
+                        &bank.sampler,
+                        draws,
+                        method.neg_num,
+                        &mut bank.partials,
+                        gradient,
+                    ),
+                };
+                losses.push(Loss {
+                    name: "loss".into(),
+                    value,
+                });
+                if let Some(range) = place(embedding) {
+                    self.arena.as_mut_slice()[range].copy_from_slice(gradient);
+                    live[embedding.0] = true;
+                }
+            }
+        }
+        losses
+    }
+
+    fn entry(&self, name: &str) -> Result<StateEntry, Error> {
+        (state::entries(&self.description)
+            .into_iter()
+            .find(|e| e.name == name))
+        .ok_or_else(|| Error::State(format!("there is no state named '{name}'")))
+    }
+}
+
+impl Bank {
+    fn new(description: &Description, batch: usize) -> Result<Self, Error> {
+        let method = description.method.as_ref().expect("called with a method");
+        let (n, dim) = (method.memory_bank.length, method.memory_bank.feat_dim);
+        let mut rows = Vec::with_capacity(n * dim);
+        for row in 0..n {
+            rows.extend(random_row(row as u64, dim, description.seed));
+        }
+        let segments = match method.head {
+            Head::Softmax { .. } => heads::row_segments(n).count(),
+            Head::Contrastive { .. } => heads::negative_segments(method.neg_num).count(),
+        };
+        let table = AliasTable::uniform(n as u64)?;
+        let ensure = method.ensure_neg && method.head.samples();
+        Ok(Bank {
+            rows,
+            sampler: NegativeSampler::new(table, ensure, description.seed)?,
+            excluded: vec![false; n],
+            any_excluded: false,
+            partials: Partials::new(segments, batch, dim),
+            pending_rows: Vec::with_capacity(batch),
+            pending_features: Vec::with_capacity(batch * dim),
+            scratch: vec![0.0; batch * dim],
+        })
+    }
+}
+
+impl Engine for Cpu {
+    fn info(&self) -> Info {
+        let bank = self.bank.as_ref().map_or(0, |b| {
+            b.rows.len() * 4 + b.excluded.len() + b.partials.bytes() + b.scratch.len() * 8
+        });
+        let buffers = self.arena.len() + self.packed.len() + self.workspace.len();
+        Info {
+            engine: "cpu",
+            device: format!(
+                "cpu ({}, {} thread{})",
+                self.isa.name(),
+                self.threads.count(),
+                if self.threads.count() == 1 { "" } else { "s" }
+            ),
+            dtype: "f32",
+            planned_bytes: buffers as u64 * 4 + bank as u64 + self.parameters.bytes(),
+        }
+    }
+
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    fn features(
+        &mut self,
+        images: Images<'_>,
+        norm: Norm,
+        outputs: &[Output],
+        into: &mut [Vec<f32>],
+    ) -> Result<(), Error> {
+        check_images(images, self.sizes, self.description.network.in_channels())?;
+        if outputs.len() != into.len() {
+            return Err(Error::Argument(format!(
+                "{} outputs into {} vectors",
+                outputs.len(),
+                into.len()
+            )));
+        }
+        let network = &self.description.network;
+        let nodes = outputs
+            .iter()
+            .map(|output| match output {
+                Output::Embedding => (network.embedding)
+                    .ok_or_else(|| Error::Argument("the network has no embedding".into())),
+                Output::Stage(index) => {
+                    (network.stages.iter().find(|s| s.0 == *index).map(|s| s.1)).ok_or_else(|| {
+                        Error::Argument(format!("stage {index} isn't among out_indices"))
+                    })
+                }
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        self.run_forward(images, norm);
+        for (node, into) in nodes.into_iter().zip(into) {
+            into.clear();
+            into.extend_from_slice(self.value(node, norm != Norm::Eval, images.count));
+        }
+        Ok(())
+    }
+
+    fn gradient(
+        &mut self,
+        images: Images<'_>,
+        objective: Objective<'_>,
+    ) -> Result<Vec<Loss>, Error> {
+        check_images(images, self.sizes, self.description.network.in_channels())?;
+        check_objective(objective, &self.description, images.count)?;
+        self.run_forward(images, Norm::Track);
+        Ok(self.run_backward(images.count, objective))
+    }
+
+    fn apply(&mut self, lr: f32) {
+        let (parameters, description) = (&mut self.parameters, &self.description);
+        self.threads
+            .enter(|| parameters.apply(&description.network, description.optimizer, lr));
+        self.packed_valid = false;
+    }
+
+    fn update_bank(&mut self) -> Result<(), Error> {
+        let pending = self.bank.as_mut().filter(|b| !b.pending_rows.is_empty());
+        let (Some(bank), Some(method)) = (pending, &self.description.method) else {
+            return Err(Error::Argument(
+                "no features are pending: take an NPID gradient first".into(),
+            ));
+        };
+        let memory = method.memory_bank;
+        heads::update_bank(
+            &mut bank.rows,
+            memory.feat_dim,
+            memory.momentum,
+            &bank.pending_rows,
+            &bank.pending_features,
+            &mut bank.scratch,
+        );
+        bank.pending_rows.clear();
+        Ok(())
+    }
+
+    fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error> {
+        let (Some(bank), Some(method)) = (self.bank.as_mut(), &self.description.method) else {
+            return Err(Error::Argument(
+                "there is no bank to exclude rows of".into(),
+            ));
+        };
+        let n = method.memory_bank.length as u64;
+        if let Some(bad) = rows.iter().find(|&&r| r >= n) {
+            return Err(Error::Argument(format!("row {bad} of a bank of {n}")));
+        }
+        let mut excluded = bank.excluded.clone();
+        rows.iter().for_each(|&r| excluded[r as usize] = true);
+        let weights: Vec<f64> = excluded
+            .iter()
+            .map(|x| if *x { 0.0 } else { 1.0 })
+            .collect();
+        let table = AliasTable::from_weights(&weights)
+            .map_err(|_| Error::Argument("every row would be excluded".into()))?;
+        let ensure = method.ensure_neg && method.head.samples();
+        bank.sampler = NegativeSampler::new(table, ensure, self.description.seed)?;
+        bank.excluded = excluded;
+        bank.any_excluded = bank.excluded.contains(&true);
+        Ok(())
+    }
+
+    fn state(&self) -> Vec<StateEntry> {
+        state::entries(&self.description)
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>, Error> {
+        let p = &self.parameters;
+        Ok(match self.entry(name)?.kind {
+            StateKind::Param(i) => p.outward(i, &p.values[i]),
+            StateKind::Gradient(i) => p.outward(i, &p.gradients[i]),
+            StateKind::Momentum(i) => p.outward(i, &p.momenta[i]),
+            StateKind::Statistic(i) => p.statistics[i].clone(),
+            StateKind::Bank => self.bank.as_ref().map_or(Vec::new(), |b| b.rows.clone()),
+        })
+    }
+
+    fn write(&mut self, name: &str, values: &[f32]) -> Result<(), Error> {
+        let entry = self.entry(name)?;
+        if entry.len() != values.len() {
+            return Err(Error::State(format!(
+                "{} numbers for '{name}', which has {}",
+                values.len(),
+                entry.len()
+            )));
+        }
+        let p = &mut self.parameters;
+        match entry.kind {
+            StateKind::Param(i) => {
+                p.values[i] = p.inward(i, values);
+                self.packed_valid = false;
+            }
+            StateKind::Gradient(i) => p.gradients[i] = p.inward(i, values),
+            StateKind::Momentum(i) => p.momenta[i] = p.inward(i, values),
+            StateKind::Statistic(i) => p.statistics[i].copy_from_slice(values),
+            StateKind::Bank => {
+                if let Some(bank) = &mut self.bank {
+                    bank.rows.copy_from_slice(values);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! y = x·scale + shift (+ residual), ReLU: batch normalisation once its statistics are known, the
+//! bias of a linear layer, residual sums. And the statistics of a block of pixels.
+
+use super::memory::Ptr;
+use super::simd::{Isa, Kernel, Simd};
+use super::threads::{Parts, parallel};
+
+/// Numbers that a task of an elementwise pass takes.
+const TASK_NUMBERS: usize = 32 * 1024;
+
+/// One affine map for each channel, with what may follow it.
+#[derive(Clone, Copy)]
+pub struct Affine<'a> {
+    /// C factors, or none for 1.
+    pub scale: Option<&'a [f32]>,
+    /// C summands, or none for 0.
+    pub shift: Option<&'a [f32]>,
+    /// Pixels x C, added.
+    pub residual: Option<Ptr>,
+    /// Whether max(., 0) is taken last.
+    pub relu: bool,
+    /// C.
+    pub channels: usize,
+}
+
+impl Affine<'_> {
+    /// Applies it to some channels of some pixels; `x` and `y` may be the same.
+    ///
+    /// # Safety
+    /// The pointers must hold these pixels, and no one else may touch this part of `y`.
+    #[inline(always)]
+    pub unsafe fn apply<S: Simd>(
+        &self,
+        x: Ptr,
+        y: Ptr,
+        pixels: std::ops::Range<usize>,
+        channels: std::ops::Range<usize>,
+    ) {
+        for pixel in pixels {
+            let mut c = channels.start;
+            while c < channels.end {
+                let n = S::LANES.min(channels.end - c);
+                let at = pixel * self.channels + c;
+                // SAFETY: n channels of this pixel.
+                unsafe {
+                    let mut v = load::<S>(x.raw().wrapping_add(at), n);
+                    match (self.scale, self.shift) {
+                        (Some(scale), Some(shift)) => {
+                            let scale = load::<S>(scale.as_ptr().add(c), n);
+                            v = S::fma(v, scale, load::<S>(shift.as_ptr().add(c), n));
+                        }
+                        (Some(scale), None) => {
+                            v = S::mul(v, load::<S>(scale.as_ptr().add(c), n));
+                        }
+                        (None, Some(shift)) => {
+                            v = S::add(v, load::<S>(shift.as_ptr().add(c), n));
+                        }
+                        (None, None) => {}
+                    }
+                    if let Some(residual) = self.residual {
+                        v = S::add(v, load::<S>(residual.raw().wrapping_add(at), n));
+                    }
+                    if self.relu {
+                        v = S::max(v, S::zero());
+                    }
+                    store::<S>(y.raw().wrapping_add(at), v, n);
+                }
+                c += n;
+            }
+        }
+    }
+
+    /// Applies it to all channels of `pixels` pixels, in parallel.
+    ///
+    /// # Safety
+    /// As [`Affine::apply`].
+    pub unsafe fn apply_all(&self, isa: Isa, x: Ptr, y: Ptr, pixels: usize) {
+        let parts = Parts::at_most(pixels, (TASK_NUMBERS / self.channels).max(1));
+        parallel(parts.count(), |i| {
+            // SAFETY: the parts are disjoint; the caller's promise.
+            unsafe {
+                isa.run(ApplyBlock {
+                    affine: *self,
+                    x,
+                    y,
+                    pixels: parts.range(i),
+                })
+            }
+        });
+    }
+}
+
+struct ApplyBlock<'a> {
+    affine: Affine<'a>,
+    x: Ptr,
+    y: Ptr,
+    pixels: std::ops::Range<usize>,
+}
+
+impl Kernel for ApplyBlock<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let channels = 0..self.affine.channels;
+        // SAFETY: passed on.
+        unsafe { (self.affine).apply::<S>(self.x, self.y, self.pixels, channels) }
+    }
+}
+
+/// A whole vector where there is one, else its beginning.
+///
+/// # Safety
+/// `p` must hold n <= LANES numbers.
+#[inline(always)]
+pub unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if n == S::LANES {
+            S::load(p)
+        } else {
+            S::load_first(p, n)
+        }
+    }
+}
+
+/// A whole vector where there is room, else its beginning.
+///
+/// # Safety
+/// `p` must hold n <= LANES numbers.
+#[inline(always)]
+pub unsafe fn store<S: Simd>(p: *mut f32, v: S::V, n: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if n == S::LANES {
+            S::store(p, v);
+        } else {
+            S::store_first(p, v, n);
+        }
+    }
+}
+
+/// Calls `each(channel, vectors, lanes)` for all of `channels`: two whole vectors (often a cache
+/// line) at once where there are, else one of `lanes` numbers.
+#[inline(always)]
+pub fn by_vectors<S: Simd>(
+    channels: std::ops::Range<usize>,
+    mut each: impl FnMut(usize, usize, usize),
+) {
+    let mut c = channels.start;
+    while c < channels.end {
+        let left = channels.end - c;
+        if left >= 2 * S::LANES {
+            each(c, 2, S::LANES);
+            c += 2 * S::LANES;
+        } else {
+            each(c, 1, left.min(S::LANES));
+            c += left.min(S::LANES);
+        }
+    }
+}
+
+/// Writes mean and Σ (x - mean)² of each channel over a block of pixels to `to[c]` and
+/// `to[all + c]`, in two passes over the block, which is in the cache.
+///
+/// # Safety
+/// `x` must hold the pixels, of `all` channels each; no one else may touch this part of `to`.
+#[inline(always)]
+pub unsafe fn block_statistics<S: Simd>(
+    x: Ptr,
+    all: usize,
+    pixels: std::ops::Range<usize>,
+    channels: std::ops::Range<usize>,
+    to: Ptr,
+) {
+    by_vectors::<S>(channels, |c, vectors, n| {
+        // SAFETY: `vectors` vectors, the last of n lanes, of the block's pixels.
+        unsafe {
+            let pixels = pixels.clone();
+            if vectors == 2 {
+                statistics_of::<S, 2>(x.add(c), all, pixels, n, to.add(c));
+            } else {
+                statistics_of::<S, 1>(x.add(c), all, pixels, n, to.add(c));
+            }
+        }
+    });
+}
+
+#[inline(always)]
+unsafe fn statistics_of<S: Simd, const NV: usize>(
+    x: Ptr,
+    all: usize,
+    pixels: std::ops::Range<usize>,
+    n: usize,
+    to: Ptr,
+) {
+    let count = pixels.len() as f32;
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Several sums at once, so that an addition needn't wait for the one before.
+        let sum_up = |mean: [S::V; NV], square: bool| {
+            let mut sums = [[S::zero(); NV]; 4];
+            let mut pixel = pixels.start;
+            while pixel < pixels.end {
+                let together = (pixels.end - pixel).min(4);
+                for j in 0..4 {
+                    if j < together {
+                        for v in 0..NV {
+                            let at = x.add((pixel + j) * all + v * S::LANES).raw();
+                            let d = S::sub(load::<S>(at, n), mean[v]);
+                            sums[j][v] = if square {
+                                S::fma(d, d, sums[j][v])
+                            } else {
+                                S::add(d, sums[j][v])
+                            };
+                        }
+                    }
+                }
+                pixel += together;
+            }
+            let mut total = [S::zero(); NV];
+            for v in 0..NV {
+                let (a, b) = (
+                    S::add(sums[0][v], sums[1][v]),
+                    S::add(sums[2][v], sums[3][v]),
+                );
+                total[v] = S::add(a, b);
+            }
+            total
+        };
+        let sums = sum_up([S::zero(); NV], false);
+        let mut mean = [S::zero(); NV];
+        for v in 0..NV {
+            mean[v] = S::mul(sums[v], S::splat(1.0 / count));
+        }
+        let squares = sum_up(mean, true);
+        for v in 0..NV {
+            store::<S>(to.add(v * S::LANES).raw(), mean[v], n);
+            store::<S>(to.add(all + v * S::LANES).raw(), squares[v], n);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The backward pass: activation gradients lie where the training layout says, parameter gradients
+//! accumulate.
+
+use npid_network::graph::NodeId;
+
+use super::batch_norm::{self, Backward};
+use super::memory::Ptr;
+use super::program::{Fused, Work};
+use super::threads::{Parts, parallel};
+use super::{Cpu, feature, pooling};
+use crate::{Loss, Objective};
+
+impl Cpu {
+    /// Loss and backward pass after a forward pass with the batch's statistics.
+    pub(super) fn run_backward(&mut self, count: usize, objective: Objective<'_>) -> Vec<Loss> {
+        let pool = std::sync::Arc::clone(&self.threads);
+        let losses = pool.enter(|| {
+            // Whether a node's gradient holds anything yet: what comes first writes, the rest add.
+            let mut live = vec![false; self.program.shapes.len()];
+            let losses = self.objective(objective, count, &mut live);
+            for step in (0..self.program.steps.len()).rev() {
+                if live[self.program.steps[step].out.0] {
+                    self.backward_step(step, count, &mut live);
+                }
+            }
+            losses
+        });
+        losses
+    }
+
+    fn backward_step(&mut self, step: usize, count: usize, live: &mut [bool]) {
+        let arena = self.arena.ptr();
+        let layout = &self.program.train;
+        let out = self.program.steps[step].out;
+        let value = |n: NodeId| arena.add(layout.values[n.0].expect("written in the forward pass"));
+        let gradient = |n: NodeId| arena.add(layout.gradients[n.0].expect("planned with its user"));
+        let shape = |n: NodeId| self.program.shapes[n.0];
+        let needed = |n: NodeId| self.program.needs_gradient[n.0];
+        match self.program.steps[step].work.clone() {
+            Work::Input => {}
+            // SAFETY (all arms): the layout gives each map its own part of the arena.
+            Work::MaxPool(x, window) if needed(x) => {
+                let winners = &self.compiled[step].winners;
+                let (from, to, add) = (shape(x), shape(out), live[x.0]);
+                let (dy, dx) = (gradient(out), gradient(x));
+                unsafe {
+                    pooling::max_backward(count, window, from, to, dy, winners, dx, add);
+                }
+                live[x.0] = true;
+            }
+            Work::Average(x) if needed(x) => {
+                let (dy, dx) = (gradient(out), gradient(x));
+                unsafe { pooling::average_backward(count, shape(x), dy, dx, live[x.0]) };
+                live[x.0] = true;
+            }
+            Work::L2Norm(x) if needed(x) => {
+                let dim = shape(x).c;
+                let len = count * dim;
+                unsafe {
+                    feature::l2_backward(
+                        dim,
+                        value(x).slice(len),
+                        value(out).slice(len),
+                        gradient(out).slice(len),
+                        gradient(x).slice_mut(len),
+                        live[x.0],
+                    );
+                }
+                live[x.0] = true;
+            }
+            Work::Fused(fused) => self.backward_fused(step, &fused, count, live),
+            _ => {}
+        }
+    }
+
+    fn backward_fused(&mut self, step: usize, fused: &Fused, count: usize, live: &mut [bool]) {
+        let arena = self.arena.ptr();
+        let layout = &self.program.train;
+        let out = self.program.steps[step].out;
+        let shape = self.program.shapes[out.0];
+        let pixels = count * shape.pixels();
+        let len = pixels * shape.c;
+        let value = |n: NodeId| arena.add(layout.values[n.0].expect("written in the forward pass"));
+        let gradient = |n: NodeId| arena.add(layout.gradients[n.0].expect("planned with its user"));
+        let needed = |n: NodeId| self.program.needs_gradient[n.0];
+        let workspace = self.workspace.ptr();
+        let zeros = self.zeros.ptr();
+        let compiled = &self.compiled[step];
+        let packed = self.packed.ptr().add(compiled.packed);
+        let dz = gradient(out);
+        let masked = fused.relu.then(|| value(out));
+        let (parameters, network) = (&mut self.parameters, &self.description.network);
+
+        // Gradient of what the convolution wrote: in place of it, or dz itself.
+        let mut dy = dz;
+        if let Some(norm) = &fused.norm {
+            let raw = layout.raws[step].map(|at| arena.add(at));
+            let mut maps = Backward {
+                dz,
+                out: masked,
+                x: raw.unwrap_or_else(|| value(fused.x)),
+                dx: dz,
+                accumulate: false,
+                pixels,
+                channels: shape.c,
+            };
+            let wanted = match raw {
+                Some(raw) => {
+                    dy = raw;
+                    maps.dx = raw;
+                    true
+                }
+                None if needed(fused.x) => {
+                    maps.dx = gradient(fused.x);
+                    maps.accumulate = live[fused.x.0];
+                    live[fused.x.0] = true;
+                    true
+                }
+                None => false,
+            };
+            if wanted || norm.weight.is_some() {
+                let mut take = |p: Option<npid_network::graph::ParamId>| {
+                    let p = p.filter(|p| network.param(*p).trainable)?;
+                    Some((p, std::mem::take(&mut parameters.gradients[p.0])))
+                };
+                let (mut gamma, mut beta) = (take(norm.weight), take(norm.bias));
+                // SAFETY: maps as laid out; the workspace is large enough.
+                unsafe {
+                    batch_norm::backward(
+                        self.isa,
+                        maps,
+                        &compiled.statistics,
+                        workspace,
+                        gamma.as_mut().map(|g| &mut g.1[..]),
+                        beta.as_mut().map(|b| &mut b.1[..]),
+                    );
+                }
+                for (p, gradient) in [gamma, beta].into_iter().flatten() {
+                    parameters.gradients[p.0] = gradient;
+                }
+            }
+        } else if let Some(out) = masked {
+            // SAFETY: maps as laid out.
+            unsafe { mask(dz, out, len) };
+        }
+
+        if let Some(residual) = fused.residual.filter(|r| needed(*r)) {
+            let to = gradient(residual);
+            if to != dz {
+                // SAFETY: maps as laid out.
+                unsafe { pass_on(dz, to, len, live[residual.0]) };
+            }
+            live[residual.0] = true;
+        }
+
+        let Some(plan) = &compiled.conv else {
+            if fused.norm.is_none() && needed(fused.x) {
+                // SAFETY: maps as laid out.
+                unsafe { pass_on(dz, gradient(fused.x), len, live[fused.x.0]) };
+                live[fused.x.0] = true;
+            }
+            return;
+        };
+        if let Some(bias) = fused.bias.filter(|b| network.param(*b).trainable) {
+            // SAFETY: maps as laid out.
+            let dy = unsafe { dy.slice(len) };
+            let d = &mut parameters.gradients[bias.0];
+            for row in dy.chunks_exact(shape.c) {
+                d.iter_mut().zip(row).for_each(|(d, y)| *d += y);
+            }
+        }
+        let weight = plan.conv.weight;
+        if network.param(weight).trainable {
+            let dw = &mut parameters.gradients[weight.0];
+            // SAFETY: maps as laid out; the workspace is large enough.
+            unsafe { plan.weight_gradient(self.isa, count, value(fused.x), dy, workspace, dw) };
+        }
+        if needed(fused.x) {
+            let (dx, add) = (gradient(fused.x), live[fused.x.0]);
+            // SAFETY: maps as laid out.
+            unsafe { plan.data_gradient(self.isa, count, dy, packed, zeros, dx, add) };
+            live[fused.x.0] = true;
+        }
+    }
+}
+
+/// d = 0 where out isn't positive.
+///
+/// # Safety
+/// Both must hold `len` numbers, `d` exclusively.
+unsafe fn mask(d: Ptr, out: Ptr, len: usize) {
+    let parts = Parts::at_most(len, 64 * 1024);
+    parallel(parts.count(), |i| {
+        let range = parts.range(i);
+        // SAFETY: the ranges are disjoint.
+        let (d, out) = unsafe {
+            (
+                d.add(range.start).slice_mut(range.len()),
+                out.add(range.start).slice(range.len()),
+            )
+        };
+        for (d, out) in d.iter_mut().zip(out) {
+            *d = if *out > 0.0 { *d } else { 0.0 };
+        }
+    });
+}
+
+/// to = d, or to += d; they may be the same.
+///
+/// # Safety
+/// Both must hold `len` numbers, `to` exclusively.
+unsafe fn pass_on(d: Ptr, to: Ptr, len: usize, add: bool) {
+    let parts = Parts::at_most(len, 64 * 1024);
+    parallel(parts.count(), |i| {
+        for at in parts.range(i) {
+            // SAFETY: the ranges are disjoint.
+            unsafe {
+                let (d, to) = (d.add(at).raw(), to.add(at).raw());
+                *to = if add { *to + *d } else { *d };
+            }
+        }
+    });
+}

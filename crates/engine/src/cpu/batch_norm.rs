@@ -1,0 +1,335 @@
+//! Batch normalisation in training: its statistics merged from those of blocks, and its gradient
+//! in two passes.
+
+use super::affine::{block_statistics, by_vectors, load, store};
+use super::memory::Ptr;
+use super::simd::{Isa, Kernel, Simd};
+use super::threads::{Parts, parallel};
+
+/// Numbers that a task takes.
+const TASK_NUMBERS: usize = 32 * 1024;
+
+/// What the forward pass leaves for the backward pass, and the map it applies: C numbers each.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    /// The batch's mean.
+    pub mean: Vec<f32>,
+    /// The batch's biased variance.
+    pub var: Vec<f32>,
+    /// 1 / sqrt(var + eps).
+    pub inv: Vec<f32>,
+    /// γ · inv.
+    pub scale: Vec<f32>,
+    /// β - mean · scale.
+    pub shift: Vec<f32>,
+}
+
+impl Statistics {
+    /// For `channels` channels.
+    pub fn new(channels: usize) -> Self {
+        let zeros = || vec![0.0; channels];
+        Statistics {
+            mean: zeros(),
+            var: zeros(),
+            inv: zeros(),
+            scale: zeros(),
+            shift: zeros(),
+        }
+    }
+
+    /// Merges blocks of [block][mean, squares][C] in their order, by Chan's formula (Chan, Golub
+    /// and LeVeque 1983): no difference of large numbers, whatever the mean.
+    pub fn merge(&mut self, blocks: &[f32], sizes: impl Fn(usize) -> usize) {
+        let channels = self.mean.len();
+        for c in 0..channels {
+            let (mut count, mut mean, mut squares) = (0f64, 0f64, 0f64);
+            for (i, block) in blocks.chunks_exact(2 * channels).enumerate() {
+                let n = sizes(i) as f64;
+                let delta = f64::from(block[c]) - mean;
+                let total = count + n;
+                mean += delta * n / total;
+                squares += f64::from(block[channels + c]) + delta * delta * count * n / total;
+                count = total;
+            }
+            self.mean[c] = mean as f32;
+            self.var[c] = (squares / count) as f32;
+        }
+    }
+
+    /// Sets the affine map from given statistics.
+    pub fn normalise(&mut self, gamma: Option<&[f32]>, beta: Option<&[f32]>, eps: f32) {
+        for c in 0..self.mean.len() {
+            self.inv[c] = (1.0 / (f64::from(self.var[c]) + f64::from(eps)).sqrt()) as f32;
+            self.scale[c] = gamma.map_or(1.0, |g| g[c]) * self.inv[c];
+            self.shift[c] = beta.map_or(0.0, |b| b[c]) - self.mean[c] * self.scale[c];
+        }
+    }
+
+    /// Moves running statistics towards the batch's, the variance as the unbiased one.
+    pub fn track(&self, count: usize, momentum: f32, mean: &mut [f32], var: &mut [f32]) {
+        let unbias = count as f32 / (count as f32 - 1.0).max(1.0);
+        for c in 0..self.mean.len() {
+            mean[c] += momentum * (self.mean[c] - mean[c]);
+            var[c] += momentum * (self.var[c] * unbias - var[c]);
+        }
+    }
+}
+
+/// Blocks of pixels of a pass that reduces over pixels.
+fn blocks(pixels: usize, channels: usize) -> Parts {
+    Parts::at_most(pixels, (TASK_NUMBERS / channels).max(64))
+}
+
+/// Numbers of block results that [`statistics`] and [`backward`] need.
+pub fn workspace_len(pixels: usize, channels: usize) -> usize {
+    blocks(pixels, channels).count() * 2 * channels
+}
+
+/// Statistics of a map that no convolution has just written.
+///
+/// # Safety
+/// `x` must hold `pixels` x C numbers, `workspace` [`workspace_len`], exclusively.
+pub unsafe fn statistics(
+    isa: Isa,
+    x: Ptr,
+    pixels: usize,
+    channels: usize,
+    workspace: Ptr,
+    into: &mut Statistics,
+) {
+    let blocks = blocks(pixels, channels);
+    parallel(blocks.count(), |i| {
+        // SAFETY: each task has its own part of the workspace.
+        unsafe {
+            isa.run(StatisticsBlock {
+                x,
+                channels,
+                pixels: blocks.range(i),
+                to: workspace.add(i * 2 * channels),
+            })
+        }
+    });
+    // SAFETY: all tasks have ended.
+    let all = unsafe { workspace.slice(blocks.count() * 2 * channels) };
+    into.merge(all, |i| blocks.range(i).len());
+}
+
+struct StatisticsBlock {
+    x: Ptr,
+    channels: usize,
+    pixels: std::ops::Range<usize>,
+    to: Ptr,
+}
+
+impl Kernel for StatisticsBlock {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: passed on.
+        unsafe {
+            let channels = 0..self.channels;
+            block_statistics::<S>(self.x, self.channels, self.pixels, channels, self.to)
+        }
+    }
+}
+
+/// Pointers of one backward pass; maps are pixels x C.
+#[derive(Clone, Copy)]
+pub struct Backward {
+    /// Gradient of what came out after ReLU; becomes the gradient before ReLU, in place.
+    pub dz: Ptr,
+    /// What came out after ReLU, if there was one.
+    pub out: Option<Ptr>,
+    /// What went into the batch norm.
+    pub x: Ptr,
+    /// Where the gradient of `x` goes: may be `x` itself.
+    pub dx: Ptr,
+    /// Whether it is added there.
+    pub accumulate: bool,
+    /// Pixels of the batch.
+    pub pixels: usize,
+    /// C.
+    pub channels: usize,
+}
+
+/// Gradient through ReLU, γ, β and the batch's statistics (equations in docs/method.md).
+/// Parameter gradients accumulate.
+///
+/// # Safety
+/// The pointers must hold their maps, exclusively where they are written, and `workspace`
+/// [`workspace_len`] numbers.
+pub unsafe fn backward(
+    isa: Isa,
+    maps: Backward,
+    saved: &Statistics,
+    workspace: Ptr,
+    dgamma: Option<&mut [f32]>,
+    dbeta: Option<&mut [f32]>,
+) {
+    let channels = maps.channels;
+    let blocks = blocks(maps.pixels, channels);
+    parallel(blocks.count(), |i| {
+        // SAFETY: each task has its own pixels and its own part of the workspace.
+        unsafe {
+            isa.run(ReduceBlock {
+                maps,
+                mean: &saved.mean,
+                pixels: blocks.range(i),
+                to: workspace.add(i * 2 * channels),
+            })
+        }
+    });
+    // SAFETY: all tasks have ended.
+    let all = unsafe { workspace.slice(blocks.count() * 2 * channels) };
+    let n = maps.pixels as f64;
+    let mut coefficients = [
+        vec![0f32; channels],
+        vec![0f32; channels],
+        vec![0f32; channels],
+    ];
+    let (mut dgamma, mut dbeta) = (dgamma, dbeta);
+    for c in 0..channels {
+        let (mut sum, mut dot) = (0f64, 0f64);
+        for block in all.chunks_exact(2 * channels) {
+            sum += f64::from(block[c]);
+            dot += f64::from(block[channels + c]);
+        }
+        let inv = f64::from(saved.inv[c]);
+        let dot = dot * inv;
+        if let Some(d) = &mut dgamma {
+            d[c] += dot as f32;
+        }
+        if let Some(d) = &mut dbeta {
+            d[c] += sum as f32;
+        }
+        // dx = scale·(dz - Σdz/n - x̂·Σ(dz·x̂)/n), written as a·dz + b·x + d.
+        let a = f64::from(saved.scale[c]);
+        let b = -a * inv * dot / n;
+        coefficients[0][c] = a as f32;
+        coefficients[1][c] = b as f32;
+        coefficients[2][c] = (-a * sum / n - b * f64::from(saved.mean[c])) as f32;
+    }
+    let [a, b, d] = &coefficients;
+    parallel(blocks.count(), |i| {
+        // SAFETY: each task has its own pixels.
+        unsafe {
+            isa.run(InputBlock {
+                maps,
+                a,
+                b,
+                d,
+                pixels: blocks.range(i),
+            })
+        }
+    });
+}
+
+/// dz = dout where out > 0; Σ dz and Σ dz·(x - mean) of each channel.
+struct ReduceBlock<'a> {
+    maps: Backward,
+    mean: &'a [f32],
+    pixels: std::ops::Range<usize>,
+    to: Ptr,
+}
+
+impl Kernel for ReduceBlock<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        by_vectors::<S>(0..self.maps.channels, |c, vectors, n| {
+            // SAFETY: passed on.
+            unsafe {
+                if vectors == 2 {
+                    self.columns::<S, 2>(c, n);
+                } else {
+                    self.columns::<S, 1>(c, n);
+                }
+            }
+        });
+    }
+}
+
+impl ReduceBlock<'_> {
+    #[inline(always)]
+    unsafe fn columns<S: Simd, const NV: usize>(&self, c: usize, n: usize) {
+        let channels = self.maps.channels;
+        // SAFETY: NV vectors from channel c, the last of n lanes, of this task's pixels, and this
+        // task's own part of the workspace.
+        unsafe {
+            let zero = [S::zero(); NV];
+            let (mut mean, mut sums, mut dots) = (zero, [zero; 2], [zero; 2]);
+            for (v, m) in mean.iter_mut().enumerate() {
+                *m = load::<S>(self.mean.as_ptr().add(c + v * S::LANES), n);
+            }
+            let mut pixel = self.pixels.start;
+            while pixel < self.pixels.end {
+                let together = (self.pixels.end - pixel).min(2);
+                for j in 0..2 {
+                    if j < together {
+                        for v in 0..NV {
+                            let at = (pixel + j) * channels + c + v * S::LANES;
+                            let mut dz = load::<S>(self.maps.dz.add(at).raw(), n);
+                            if let Some(out) = self.maps.out {
+                                dz = S::where_positive(load::<S>(out.add(at).raw(), n), dz);
+                                store::<S>(self.maps.dz.add(at).raw(), dz, n);
+                            }
+                            let centred = S::sub(load::<S>(self.maps.x.add(at).raw(), n), mean[v]);
+                            sums[j][v] = S::add(sums[j][v], dz);
+                            dots[j][v] = S::fma(dz, centred, dots[j][v]);
+                        }
+                    }
+                }
+                pixel += together;
+            }
+            for v in 0..NV {
+                let to = self.to.add(c + v * S::LANES);
+                store::<S>(to.raw(), S::add(sums[0][v], sums[1][v]), n);
+                store::<S>(to.add(channels).raw(), S::add(dots[0][v], dots[1][v]), n);
+            }
+        }
+    }
+}
+
+/// dx = a·dz + b·x + d.
+struct InputBlock<'a> {
+    maps: Backward,
+    a: &'a [f32],
+    b: &'a [f32],
+    d: &'a [f32],
+    pixels: std::ops::Range<usize>,
+}
+
+impl Kernel for InputBlock<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let channels = self.maps.channels;
+        for pixel in self.pixels.clone() {
+            let mut c = 0;
+            while c < channels {
+                let n = S::LANES.min(channels - c);
+                let at = pixel * channels + c;
+                // SAFETY: n channels of this task's pixels.
+                unsafe {
+                    let dz = load::<S>(self.maps.dz.add(at).raw(), n);
+                    let x = load::<S>(self.maps.x.add(at).raw(), n);
+                    let mut v = S::fma(
+                        x,
+                        load::<S>(self.b.as_ptr().add(c), n),
+                        load::<S>(self.d.as_ptr().add(c), n),
+                    );
+                    v = S::fma(dz, load::<S>(self.a.as_ptr().add(c), n), v);
+                    let to = self.maps.dx.add(at).raw();
+                    if self.maps.accumulate {
+                        v = S::add(v, load::<S>(to, n));
+                    }
+                    store::<S>(to, v, n);
+                }
+                c += n;
+            }
+        }
+    }
+}

@@ -1,0 +1,705 @@
+//! Convolution, NHWC, as an implicit matrix product: nothing is unfolded in memory.
+//!
+//! A [`Walk`] says where each output pixel finds its inputs, one offset for each kernel position;
+//! forward pass and data gradient are the same kernel with other walks and other packed weights (a
+//! strided data gradient is one walk for each residue of the pixel, so that no product with a
+//! skipped position is computed). The weight gradient runs the same offsets the other way round.
+//!
+//! Blocking. The inner tile is `S::ROWS` pixels x two vectors of output channels, summed over
+//! kernel positions and input channels, with weights packed in panels of two vectors. On large maps
+//! the rows of a tile are neighbouring pixels, each with its own offsets and a row of zeros where
+//! the padding is; on small maps they are the same pixel of several images, so that positions in
+//! the padding are left out. A task is a block of pixels times some panels: a panel of weights
+//! stays in L2 while the block's pixels pass.
+//!
+//! Weights are kept as [kernel position][in][out] (HWIO). A linear layer is a convolution of a
+//! 1 x 1 map.
+
+use npid_network::graph::{Conv2d, Shape};
+
+use super::affine::{Affine, block_statistics};
+use super::memory::Ptr;
+use super::simd::{Isa, Kernel, Simd};
+use super::threads::{Parts, parallel};
+use super::tile::{by_rows, multiply, packed_len, panel, panels, put, split_rows, zeros};
+
+/// Maps of up to this many pixels run over images rather than over pixels.
+const SMALL_MAP: usize = 64;
+/// Numbers of input and output that a task's pixels take, at most about 128 KiB.
+const BLOCK_NUMBERS: usize = 32 * 1024;
+/// Fewer pixels than this would read the weights too often.
+const BLOCK_PIXELS: usize = 192;
+/// Pixels whose gradients are packed together in the weight gradient.
+const GRADIENT_PIXELS: usize = 240;
+/// Numbers of weight gradients that segments may keep before they are merged.
+const SEGMENT_NUMBERS: usize = 2 * 1024 * 1024;
+
+/// Where the pixels of an output find their inputs.
+struct Walk {
+    /// Kernel positions that are used.
+    taps: Vec<usize>,
+    /// For each pixel and used kernel position the offset into the input image, or -1 outside.
+    offsets: Vec<i32>,
+    /// The pixels of the output image, if not all in order.
+    targets: Option<Vec<u32>>,
+    pixels: usize,
+    /// Numbers of an input image and of an output image.
+    in_len: usize,
+    out_len: usize,
+    /// Channels read and written.
+    k: usize,
+    n: usize,
+    /// Where its packed weights start.
+    packed: usize,
+}
+
+impl Walk {
+    fn target(&self, pixel: usize) -> usize {
+        self.targets.as_ref().map_or(pixel, |t| t[pixel] as usize)
+    }
+
+    /// Blocks that tasks take: of pixels of the whole batch, or of images on small maps.
+    fn blocks(&self, count: usize) -> Parts {
+        let pixels = (BLOCK_NUMBERS / self.k.max(self.n)).max(BLOCK_PIXELS);
+        if self.pixels <= SMALL_MAP {
+            Parts::at_most(count, pixels.div_ceil(self.pixels).next_multiple_of(12))
+        } else {
+            Parts::at_most(count * self.pixels, pixels)
+        }
+    }
+}
+
+/// A convolution for one image size.
+pub struct ConvPlan {
+    /// What it is.
+    pub conv: Conv2d,
+    input: Shape,
+    output: Shape,
+    forward: Walk,
+    backward: Vec<Walk>,
+    /// For each kernel position and output pixel the input offset, or -1.
+    by_tap: Vec<i32>,
+    lanes: usize,
+    packed_len: usize,
+}
+
+/// What is done with the output while it is in the cache.
+#[derive(Clone, Copy)]
+pub struct After<'a> {
+    /// y·scale + shift (+ residual), ReLU; in place.
+    pub affine: Option<Affine<'a>>,
+    /// Mean and sum of squared deviations of each channel, for each block: [block][2][C].
+    pub statistics: Option<Ptr>,
+}
+
+impl ConvPlan {
+    /// Plans for maps of shape `input`. `needs_dx` says whether a data gradient will be asked for.
+    pub fn new(conv: Conv2d, input: Shape, output: Shape, needs_dx: bool, lanes: usize) -> Self {
+        let (ci, co) = (conv.in_channels, conv.out_channels);
+        let taps = conv.kernel * conv.kernel;
+        let mut by_tap = vec![-1; taps * output.pixels()];
+        let mut offsets = vec![-1; taps * output.pixels()];
+        for y in 0..output.h {
+            for x in 0..output.w {
+                for tap in 0..taps {
+                    let (ky, kx) = (tap / conv.kernel, tap % conv.kernel);
+                    let iy = (y * conv.stride + ky).wrapping_sub(conv.padding);
+                    let ix = (x * conv.stride + kx).wrapping_sub(conv.padding);
+                    if iy < input.h && ix < input.w {
+                        let offset = ((iy * input.w + ix) * ci) as i32;
+                        offsets[(y * output.w + x) * taps + tap] = offset;
+                        by_tap[tap * output.pixels() + y * output.w + x] = offset;
+                    }
+                }
+            }
+        }
+        let forward = Walk {
+            taps: (0..taps).collect(),
+            offsets,
+            targets: None,
+            pixels: output.pixels(),
+            in_len: input.len(),
+            out_len: output.len(),
+            k: ci,
+            n: co,
+            packed: 0,
+        };
+        let mut plan = ConvPlan {
+            conv,
+            input,
+            output,
+            forward,
+            backward: Vec::new(),
+            by_tap,
+            lanes,
+            packed_len: packed_len(taps * ci, co, lanes),
+        };
+        if needs_dx {
+            plan.plan_backward();
+        }
+        plan
+    }
+
+    /// One walk for each residue of the input pixel modulo the stride.
+    fn plan_backward(&mut self) {
+        let Conv2d {
+            kernel,
+            stride,
+            padding,
+            in_channels: ci,
+            out_channels: co,
+            ..
+        } = self.conv;
+        for ry in 0..stride.min(self.input.h) {
+            for rx in 0..stride.min(self.input.w) {
+                // Input pixel y reads output row (y + padding - ky) / stride where that divides.
+                let fits = |r: usize, k: usize| (r + padding + stride * kernel - k) % stride == 0;
+                let taps: Vec<usize> = (0..kernel * kernel)
+                    .filter(|t| fits(ry, t / kernel) && fits(rx, t % kernel))
+                    .collect();
+                let mut offsets = Vec::new();
+                let mut targets = Vec::new();
+                for y in (ry..self.input.h).step_by(stride) {
+                    for x in (rx..self.input.w).step_by(stride) {
+                        targets.push((y * self.input.w + x) as u32);
+                        for &tap in &taps {
+                            let oy = (y + padding).wrapping_sub(tap / kernel);
+                            let ox = (x + padding).wrapping_sub(tap % kernel);
+                            let inside = oy < isize::MAX as usize
+                                && ox < isize::MAX as usize
+                                && oy / stride < self.output.h
+                                && ox / stride < self.output.w;
+                            offsets.push(if inside {
+                                ((oy / stride * self.output.w + ox / stride) * co) as i32
+                            } else {
+                                -1
+                            });
+                        }
+                    }
+                }
+                let len = packed_len(taps.len() * co, ci, self.lanes);
+                self.backward.push(Walk {
+                    pixels: targets.len(),
+                    taps,
+                    offsets,
+                    targets: (stride > 1).then_some(targets),
+                    in_len: self.output.len(),
+                    out_len: self.input.len(),
+                    k: co,
+                    n: ci,
+                    packed: self.packed_len,
+                });
+                self.packed_len += len;
+            }
+        }
+    }
+
+    /// Numbers that the packed weights take.
+    pub fn packed_len(&self) -> usize {
+        self.packed_len
+    }
+
+    /// Blocks of the forward pass, each with its own statistics.
+    pub fn blocks(&self, count: usize) -> Parts {
+        self.forward.blocks(count)
+    }
+
+    /// First pixel of the batch in each block and the number of pixels, as ranges.
+    pub fn block_pixels(&self, count: usize, block: usize) -> std::ops::Range<usize> {
+        let range = self.blocks(count).range(block);
+        if self.forward.pixels <= SMALL_MAP {
+            range.start * self.forward.pixels..range.end * self.forward.pixels
+        } else {
+            range
+        }
+    }
+
+    /// Numbers of a row of zeros that all walks can read.
+    pub fn zeros_len(&self) -> usize {
+        self.conv.in_channels.max(self.conv.out_channels) + 16
+    }
+
+    /// Packs the weights ([position][in][out]) for all walks, in parallel.
+    pub fn pack(&self, weights: &[f32], packed: Ptr) {
+        let (ci, co) = (self.conv.in_channels, self.conv.out_channels);
+        let lanes = self.lanes;
+        let ranges: Vec<(&Walk, usize)> = std::iter::once(&self.forward)
+            .chain(&self.backward)
+            .flat_map(|w| (0..panels(w.n, lanes)).map(move |p| (w, p)))
+            .collect();
+        parallel(ranges.len(), |i| {
+            let (walk, p) = ranges[i];
+            let (first, width, vectors) = panel(walk.n, lanes, p);
+            let step = vectors * lanes;
+            let rows = walk.taps.len() * walk.k;
+            // SAFETY: panels are disjoint parts of the packed weights.
+            let to = unsafe {
+                packed
+                    .add(walk.packed + first * rows)
+                    .slice_mut(rows * step)
+            };
+            let forward = std::ptr::eq(walk, &self.forward);
+            for (t, &tap) in walk.taps.iter().enumerate() {
+                let w = &weights[tap * ci * co..][..ci * co];
+                for c in 0..walk.k {
+                    let row = &mut to[(t * walk.k + c) * step..][..step];
+                    if forward {
+                        row[..width].copy_from_slice(&w[c * co + first..][..width]);
+                    } else {
+                        for (j, r) in row[..width].iter_mut().enumerate() {
+                            *r = w[(first + j) * co + c];
+                        }
+                    }
+                    row[width..].fill(0.0);
+                }
+            }
+        });
+    }
+
+    /// y = conv(x), B x H x W x C each; y is overwritten.
+    ///
+    /// # Safety
+    /// The pointers must be valid for `count` images, packed weights and zeros, `y` exclusive.
+    pub unsafe fn forward(
+        &self,
+        isa: Isa,
+        count: usize,
+        x: Ptr,
+        packed: Ptr,
+        zeros: Ptr,
+        y: Ptr,
+        after: After<'_>,
+    ) {
+        // SAFETY: passed on.
+        unsafe { self.walk(isa, &self.forward, count, x, packed, zeros, y, false, after) };
+    }
+
+    /// dx = conv^T(dy), or dx += if `accumulate`.
+    ///
+    /// # Safety
+    /// As [`ConvPlan::forward`], with `dx` exclusive.
+    pub unsafe fn data_gradient(
+        &self,
+        isa: Isa,
+        count: usize,
+        dy: Ptr,
+        packed: Ptr,
+        zeros: Ptr,
+        dx: Ptr,
+        accumulate: bool,
+    ) {
+        let after = After {
+            affine: None,
+            statistics: None,
+        };
+        for walk in &self.backward {
+            if walk.taps.is_empty() && accumulate {
+                continue;
+            }
+            // SAFETY: passed on; the walks write different pixels.
+            unsafe {
+                self.walk(isa, walk, count, dy, packed, zeros, dx, accumulate, after);
+            }
+        }
+    }
+
+    unsafe fn walk(
+        &self,
+        isa: Isa,
+        walk: &Walk,
+        count: usize,
+        x: Ptr,
+        packed: Ptr,
+        zeros: Ptr,
+        y: Ptr,
+        accumulate: bool,
+        after: After<'_>,
+    ) {
+        let blocks = walk.blocks(count);
+        let all = panels(walk.n, self.lanes);
+        // Few blocks: share their panels out too, so that many cores find work.
+        let groups = Parts::exactly(all, 64usize.div_ceil(blocks.count()));
+        parallel(blocks.count() * groups.count(), |i| {
+            let (block, group) = (i / groups.count(), i % groups.count());
+            // SAFETY: tasks write different pixels or different channels; the caller vouches for
+            // the pointers.
+            unsafe {
+                isa.run(WalkBlock {
+                    walk,
+                    rows: blocks.range(block),
+                    panels: groups.range(group),
+                    x,
+                    packed: packed.add(walk.packed),
+                    zeros,
+                    y,
+                    accumulate,
+                    after,
+                    block,
+                })
+            }
+        });
+    }
+
+    /// Segments of the batch whose weight gradients are summed apart and then merged in order.
+    fn segments(&self, count: usize) -> Parts {
+        let len = self.weights_len();
+        let most = (SEGMENT_NUMBERS / len).clamp(1, 16);
+        if most < 2 {
+            Parts::exactly(count, 1)
+        } else {
+            Parts::exactly(count, most)
+        }
+    }
+
+    fn weights_len(&self) -> usize {
+        self.conv.kernel * self.conv.kernel * self.conv.in_channels * self.conv.out_channels
+    }
+
+    /// Numbers that [`ConvPlan::weight_gradient`] needs beside its arguments.
+    pub fn workspace_len(&self, count: usize) -> usize {
+        self.segments(count).count() * self.weights_len()
+    }
+
+    /// dw += Σ over the batch of x and dy, dw as the weights.
+    ///
+    /// # Safety
+    /// The pointers must be valid for `count` images and `workspace` for
+    /// [`ConvPlan::workspace_len`] numbers, exclusively.
+    pub unsafe fn weight_gradient(
+        &self,
+        isa: Isa,
+        count: usize,
+        x: Ptr,
+        dy: Ptr,
+        workspace: Ptr,
+        dw: &mut [f32],
+    ) {
+        let segments = self.segments(count);
+        let len = self.weights_len();
+        let groups = panels(self.conv.out_channels, self.lanes);
+        // Few tasks: share the kernel positions out too.
+        let taps = self.conv.kernel * self.conv.kernel;
+        let tap_groups = if segments.count() * groups < 32 {
+            Parts::exactly(taps, 3)
+        } else {
+            Parts::exactly(taps, 1)
+        };
+        let tasks = segments.count() * groups * tap_groups.count();
+        parallel(tasks, |i| {
+            let segment = i / (groups * tap_groups.count());
+            let rest = i % (groups * tap_groups.count());
+            // SAFETY: tasks write different segments, channels or kernel positions.
+            unsafe {
+                isa.run(GradientBlock {
+                    plan: self,
+                    images: segments.range(segment),
+                    panel: rest / tap_groups.count(),
+                    taps: tap_groups.range(rest % tap_groups.count()),
+                    x,
+                    dy,
+                    dw: workspace.add(segment * len),
+                })
+            }
+        });
+        let parts = Parts::at_most(len, 16 * 1024);
+        let to = Ptr::of(dw);
+        parallel(parts.count(), |i| {
+            let range = parts.range(i);
+            // SAFETY: the ranges are disjoint.
+            let sum = unsafe { to.add(range.start).slice_mut(range.len()) };
+            for s in 0..segments.count() {
+                // SAFETY: all segments are written by now.
+                let part = unsafe { workspace.add(s * len + range.start).slice(range.len()) };
+                for (a, b) in sum.iter_mut().zip(part) {
+                    *a += b;
+                }
+            }
+        });
+    }
+}
+
+/// One task of a forward pass or data gradient.
+struct WalkBlock<'a> {
+    walk: &'a Walk,
+    /// Pixels of the batch, or images on small maps.
+    rows: std::ops::Range<usize>,
+    panels: std::ops::Range<usize>,
+    x: Ptr,
+    packed: Ptr,
+    zeros: Ptr,
+    y: Ptr,
+    accumulate: bool,
+    after: After<'a>,
+    block: usize,
+}
+
+impl Kernel for WalkBlock<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let walk = self.walk;
+        for p in self.panels.clone() {
+            let (first, _, vectors) = panel(walk.n, S::LANES, p);
+            let b = self
+                .packed
+                .add(first * walk.taps.len() * walk.k)
+                .raw()
+                .cast_const();
+            if walk.pixels <= SMALL_MAP {
+                for pixel in 0..walk.pixels {
+                    split_rows(self.rows.len(), S::ROWS, |image, rows| {
+                        let image = self.rows.start + image;
+                        // SAFETY: rows lie in this task's images; the caller's promise.
+                        unsafe {
+                            if vectors == 2 {
+                                by_rows!(S, rows, 2, image_tile(&self, image, pixel, p, b));
+                            } else {
+                                by_rows!(S, rows, 1, image_tile(&self, image, pixel, p, b));
+                            }
+                        }
+                    });
+                }
+            } else {
+                split_rows(self.rows.len(), S::ROWS, |row, rows| {
+                    let row = self.rows.start + row;
+                    // SAFETY: rows lie in this task's pixels; the caller's promise.
+                    unsafe {
+                        if vectors == 2 {
+                            by_rows!(S, rows, 2, pixel_tile(&self, row, p, b));
+                        } else {
+                            by_rows!(S, rows, 1, pixel_tile(&self, row, p, b));
+                        }
+                    }
+                });
+            }
+        }
+        if self.after.affine.is_none() && self.after.statistics.is_none() {
+            return;
+        }
+        let scale = if walk.pixels <= SMALL_MAP {
+            walk.pixels
+        } else {
+            1
+        };
+        let pixels = self.rows.start * scale..self.rows.end * scale;
+        let channels = panel(walk.n, S::LANES, self.panels.start).0
+            ..(self.panels.end * 2 * S::LANES).min(walk.n);
+        // SAFETY: the task's own pixels and channels.
+        unsafe {
+            if let Some(affine) = self.after.affine {
+                affine.apply::<S>(self.y, self.y, pixels.clone(), channels.clone());
+            }
+            if let Some(statistics) = self.after.statistics {
+                let to = statistics.add(self.block * 2 * walk.n);
+                block_statistics::<S>(self.y, walk.n, pixels, channels, to);
+            }
+        }
+    }
+}
+
+/// M neighbouring pixels, each with its own offsets.
+#[inline(always)]
+unsafe fn pixel_tile<S: Simd, const M: usize, const NV: usize>(
+    task: &WalkBlock<'_>,
+    row: usize,
+    p: usize,
+    b: *const f32,
+) {
+    let walk = task.walk;
+    let taps = walk.taps.len();
+    let zero = task.zeros.raw().cast_const();
+    let mut base = [zero; M];
+    let mut table = [walk.offsets.as_ptr(); M];
+    let mut to = [task.y.raw(); M];
+    let (mut image, mut pixel) = (row / walk.pixels, row % walk.pixels);
+    let column = p * 2 * S::LANES;
+    for i in 0..M {
+        base[i] = task.x.raw().cast_const().wrapping_add(image * walk.in_len);
+        table[i] = walk.offsets.as_ptr().wrapping_add(pixel * taps);
+        let target = walk.target(pixel);
+        to[i] = (task.y.raw()).wrapping_add(image * walk.out_len + target * walk.n + column);
+        pixel += 1;
+        if pixel == walk.pixels {
+            (image, pixel) = (image + 1, 0);
+        }
+    }
+    // SAFETY: offsets are inside the image or replaced by the zeros; `to` are this task's pixels.
+    unsafe {
+        let mut acc = zeros::<S, M, NV>();
+        let mut b = b;
+        for t in 0..taps {
+            let mut a = [zero; M];
+            for i in 0..M {
+                let offset = *table[i].add(t);
+                a[i] = if offset < 0 {
+                    zero
+                } else {
+                    base[i].wrapping_add(offset as usize)
+                };
+            }
+            multiply::<S, M, NV>(&mut acc, a, walk.k, b, NV * S::LANES);
+            b = b.wrapping_add(walk.k * NV * S::LANES);
+        }
+        for i in 0..M {
+            put::<S, NV>(acc[i], to[i], walk.n - column, task.accumulate);
+        }
+    }
+}
+
+/// The same pixel of M images: kernel positions in the padding are left out.
+#[inline(always)]
+unsafe fn image_tile<S: Simd, const M: usize, const NV: usize>(
+    task: &WalkBlock<'_>,
+    image: usize,
+    pixel: usize,
+    p: usize,
+    b: *const f32,
+) {
+    let walk = task.walk;
+    let taps = walk.taps.len();
+    let table = &walk.offsets[pixel * taps..][..taps];
+    let column = p * 2 * S::LANES;
+    // SAFETY: offsets are inside the image; `to` are this task's pixels.
+    unsafe {
+        let mut acc = zeros::<S, M, NV>();
+        for (t, &offset) in table.iter().enumerate() {
+            if offset < 0 {
+                continue;
+            }
+            let mut a = [task.x.raw().cast_const(); M];
+            for (i, a) in a.iter_mut().enumerate() {
+                *a = a.wrapping_add((image + i) * walk.in_len + offset as usize);
+            }
+            let b = b.wrapping_add(t * walk.k * NV * S::LANES);
+            multiply::<S, M, NV>(&mut acc, a, walk.k, b, NV * S::LANES);
+        }
+        let to = (task.y.raw()).wrapping_add(walk.target(pixel) * walk.n + column);
+        for i in 0..M {
+            let to = to.wrapping_add((image + i) * walk.out_len);
+            put::<S, NV>(acc[i], to, walk.n - column, task.accumulate);
+        }
+    }
+}
+
+/// One task of a weight gradient: some images, one panel of output channels, some kernel
+/// positions. Writes (not adds to) its part of `dw`.
+struct GradientBlock<'a> {
+    plan: &'a ConvPlan,
+    images: std::ops::Range<usize>,
+    panel: usize,
+    taps: std::ops::Range<usize>,
+    x: Ptr,
+    dy: Ptr,
+    dw: Ptr,
+}
+
+impl Kernel for GradientBlock<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let plan = self.plan;
+        let (ci, co) = (plan.conv.in_channels, plan.conv.out_channels);
+        let pixels = plan.output.pixels();
+        let (column, width, vectors) = panel(co, S::LANES, self.panel);
+        let step = vectors * S::LANES;
+        // The panel's gradients of a block of pixels, contiguous: read once for each position.
+        let mut packed = [0f32; GRADIENT_PIXELS * 32];
+        let mut a = [std::ptr::null::<f32>(); GRADIENT_PIXELS];
+        let mut b = [std::ptr::null::<f32>(); GRADIENT_PIXELS];
+        let all = self.images.start * pixels..self.images.end * pixels;
+        let mut at = all.start;
+        let mut accumulate = false;
+        while at < all.end {
+            let n = GRADIENT_PIXELS.min(all.end - at);
+            for j in 0..n {
+                // SAFETY: pixel at + j and `width` channels of dy; the buffer holds 32 a pixel.
+                unsafe {
+                    let from = self.dy.raw().cast_const().add((at + j) * co + column);
+                    let to = packed.as_mut_ptr().add(j * step);
+                    for v in 0..vectors {
+                        let lanes = (width - v * S::LANES).min(S::LANES);
+                        let x = S::load_first(from.add(v * S::LANES), lanes);
+                        S::store(to.add(v * S::LANES), x);
+                    }
+                }
+            }
+            for tap in self.taps.clone() {
+                // Pixels whose input at this position lies in the padding are left out.
+                let offsets = &plan.by_tap[tap * pixels..][..pixels];
+                let (mut image, mut pixel) = (at / pixels, at % pixels);
+                let mut valid = 0;
+                for j in 0..n {
+                    let offset = offsets[pixel];
+                    a[valid] = (self.x.raw().cast_const())
+                        .wrapping_add(image * plan.input.len() + offset.max(0) as usize);
+                    b[valid] = packed.as_ptr().wrapping_add(j * step);
+                    valid += usize::from(offset >= 0);
+                    pixel += 1;
+                    if pixel == pixels {
+                        (image, pixel) = (image + 1, 0);
+                    }
+                }
+                split_rows(ci, S::ROWS, |c, rows| {
+                    let to = (self.dw.raw()).wrapping_add((tap * ci + c) * co + column);
+                    // SAFETY: `a` point at pixels of ci channels, c + rows <= ci; `to` is this
+                    // task's part.
+                    unsafe {
+                        let (a, b) = (&a[..valid], &b[..valid]);
+                        if vectors == 2 {
+                            by_rows!(
+                                S,
+                                rows,
+                                2,
+                                gradient_tile(a, b, c, to, co, width, accumulate)
+                            );
+                        } else {
+                            by_rows!(
+                                S,
+                                rows,
+                                1,
+                                gradient_tile(a, b, c, to, co, width, accumulate)
+                            );
+                        }
+                    }
+                });
+            }
+            accumulate = true;
+            at += n;
+        }
+    }
+}
+
+/// M input channels x NV vectors of output channels, summed over pixels.
+#[inline(always)]
+unsafe fn gradient_tile<S: Simd, const M: usize, const NV: usize>(
+    a: &[*const f32],
+    b: &[*const f32],
+    c: usize,
+    to: *mut f32,
+    stride: usize,
+    width: usize,
+    accumulate: bool,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = zeros::<S, M, NV>();
+        for (&a, &b) in a.iter().zip(b) {
+            let a = a.add(c);
+            let mut row = [S::zero(); NV];
+            for (v, r) in row.iter_mut().enumerate() {
+                *r = S::load(b.add(v * S::LANES));
+            }
+            for i in 0..M {
+                let x = S::splat(*a.add(i));
+                for v in 0..NV {
+                    acc[i][v] = S::fma(x, row[v], acc[i][v]);
+                }
+            }
+        }
+        for i in 0..M {
+            put::<S, NV>(acc[i], to.wrapping_add(i * stride), width, accumulate);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The forward pass.
+
+use npid_network::graph::BatchNorm;
+
+use super::affine::Affine;
+use super::batch_norm;
+use super::conv2d::After;
+use super::program::{Fused, Work};
+use super::{Cpu, feature, pooling};
+use crate::{Images, Norm};
+
+impl Cpu {
+    /// Runs all steps; values then lie where the training or the evaluation layout says.
+    pub(super) fn run_forward(&mut self, images: Images<'_>, norm: Norm) {
+        let pool = std::sync::Arc::clone(&self.threads);
+        pool.enter(|| {
+            self.pack();
+            for step in 0..self.program.steps.len() {
+                self.forward_step(step, images, norm);
+            }
+        });
+    }
+
+    fn forward_step(&mut self, step: usize, images: Images<'_>, norm: Norm) {
+        let count = images.count;
+        let arena = self.arena.ptr();
+        let layout = if norm == Norm::Eval {
+            &self.program.eval
+        } else {
+            &self.program.train
+        };
+        let shape = |node: npid_network::graph::NodeId| self.program.shapes[node.0];
+        let value = |node: npid_network::graph::NodeId| {
+            arena.add(layout.values[node.0].expect("steps write before they are read"))
+        };
+        let out = self.program.steps[step].out;
+        match self.program.steps[step].work.clone() {
+            // SAFETY (all arms): the layout gives each map its own part of the arena for as long
+            // as it lives, sized for the largest batch.
+            Work::Input => unsafe { self.input.apply(images.pixels, value(out)) },
+            Work::MaxPool(x, window) => {
+                let winners = &mut self.compiled[step].winners;
+                let (from, to) = (shape(x), shape(out));
+                unsafe {
+                    pooling::max_forward(count, window, from, to, value(x), value(out), winners);
+                }
+            }
+            Work::Average(x) => unsafe {
+                pooling::average_forward(count, shape(x), value(x), value(out));
+            },
+            Work::L2Norm(x) => {
+                let dim = shape(x).c;
+                let (x, y) = unsafe {
+                    (
+                        value(x).slice(count * dim),
+                        value(out).slice_mut(count * dim),
+                    )
+                };
+                feature::l2_forward(dim, x, y);
+            }
+            Work::Fused(fused) => self.forward_fused(step, &fused, count, norm),
+        }
+    }
+
+    fn forward_fused(&mut self, step: usize, fused: &Fused, count: usize, norm: Norm) {
+        let eval = norm == Norm::Eval;
+        let layout = if eval {
+            &self.program.eval
+        } else {
+            &self.program.train
+        };
+        let out = self.program.steps[step].out;
+        let shape = self.program.shapes[out.0];
+        let pixels = count * shape.pixels();
+        let arena = self.arena.ptr();
+        let value = |node: npid_network::graph::NodeId| {
+            arena.add(layout.values[node.0].expect("steps write before they are read"))
+        };
+        let (x, y) = (value(fused.x), value(out));
+        let raw = layout.raws[step].map_or(y, |at| arena.add(at));
+        let bias = fused.bias.map(|b| &self.parameters.values[b.0][..]);
+        let workspace = self.workspace.ptr();
+        let zeros = self.zeros.ptr();
+        let compiled = &mut self.compiled[step];
+        let packed = self.packed.ptr().add(compiled.packed);
+        let statistics = &mut compiled.statistics;
+        let affine = Affine {
+            scale: None,
+            shift: None,
+            residual: fused.residual.map(value),
+            relu: fused.relu,
+            channels: shape.c,
+        };
+        let gamma_beta = |norm: &BatchNorm| {
+            let of = |p: Option<npid_network::graph::ParamId>| {
+                p.map(|p| &self.parameters.values[p.0][..])
+            };
+            (of(norm.weight), of(norm.bias))
+        };
+
+        if eval {
+            if let Some(norm) = &fused.norm {
+                statistics
+                    .mean
+                    .copy_from_slice(&self.parameters.statistics[norm.mean.0]);
+                statistics
+                    .var
+                    .copy_from_slice(&self.parameters.statistics[norm.var.0]);
+                let (gamma, beta) = gamma_beta(norm);
+                statistics.normalise(gamma, beta, norm.eps);
+                if let Some(bias) = bias {
+                    for (c, b) in bias.iter().enumerate() {
+                        statistics.shift[c] += b * statistics.scale[c];
+                    }
+                }
+            }
+            let normed = fused.norm.is_some();
+            let affine = Affine {
+                scale: normed.then_some(&statistics.scale[..]),
+                shift: if normed {
+                    Some(&statistics.shift[..])
+                } else {
+                    bias
+                },
+                ..affine
+            };
+            // SAFETY: maps as laid out; see `forward_step`.
+            unsafe {
+                match &compiled.conv {
+                    Some(plan) => {
+                        let after = After {
+                            affine: Some(affine),
+                            statistics: None,
+                        };
+                        plan.forward(self.isa, count, x, packed, zeros, y, after);
+                    }
+                    None => affine.apply_all(self.isa, x, y, pixels),
+                }
+            }
+            return;
+        }
+
+        if let Some(plan) = &compiled.conv {
+            let after = After {
+                affine: bias.map(|bias| Affine {
+                    scale: None,
+                    shift: Some(bias),
+                    residual: None,
+                    relu: false,
+                    channels: shape.c,
+                }),
+                statistics: fused.norm.is_some().then_some(workspace),
+            };
+            // SAFETY: maps as laid out; the workspace holds the statistics of every block.
+            unsafe { plan.forward(self.isa, count, x, packed, zeros, raw, after) };
+            if fused.norm.is_some() {
+                let blocks = plan.blocks(count).count();
+                // SAFETY: the forward pass has ended.
+                let all = unsafe { workspace.slice(blocks * 2 * shape.c) };
+                statistics.merge(all, |i| plan.block_pixels(count, i).len());
+            }
+        } else if fused.norm.is_some() {
+            // SAFETY: maps as laid out; the workspace is large enough.
+            unsafe {
+                batch_norm::statistics(self.isa, x, pixels, shape.c, workspace, statistics);
+            }
+        }
+        let from = if compiled.conv.is_some() { raw } else { x };
+        if let Some(bn) = &fused.norm {
+            let (gamma, beta) = gamma_beta(bn);
+            statistics.normalise(gamma, beta, bn.eps);
+            let affine = Affine {
+                scale: Some(&statistics.scale),
+                shift: Some(&statistics.shift),
+                ..affine
+            };
+            // SAFETY: maps as laid out.
+            unsafe { affine.apply_all(self.isa, from, y, pixels) };
+            if norm == Norm::Track {
+                let mut mean = std::mem::take(&mut self.parameters.statistics[bn.mean.0]);
+                let var = &mut self.parameters.statistics[bn.var.0];
+                statistics.track(pixels, bn.momentum, &mut mean, var);
+                self.parameters.statistics[bn.mean.0] = mean;
+            }
+        } else if from != y {
+            // SAFETY: maps as laid out.
+            unsafe { affine.apply_all(self.isa, from, y, pixels) };
+        }
+    }
+}

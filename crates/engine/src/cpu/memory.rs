@@ -1,0 +1,213 @@
+//! Buffers: one arena whose layout is planned before the first step, and pointers into it that
+//! tasks on several threads may share.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+
+/// A zeroed, 64-byte aligned buffer of f32 (a cache line, and the widest vector).
+pub struct Buffer {
+    start: *mut f32,
+    len: usize,
+}
+
+// SAFETY: a Buffer owns its memory like a Vec<f32>.
+unsafe impl Send for Buffer {}
+// SAFETY: shared access through &Buffer only reads.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// `len` zeros.
+    pub fn new(len: usize) -> Self {
+        if len == 0 {
+            return Buffer {
+                start: std::ptr::dangling_mut(),
+                len,
+            };
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout isn't empty.
+        let start = unsafe { alloc_zeroed(layout) }.cast::<f32>();
+        if start.is_null() {
+            handle_alloc_error(layout);
+        }
+        Buffer { start, len }
+    }
+
+    fn layout(len: usize) -> Layout {
+        Layout::array::<f32>(len)
+            .and_then(|l| l.align_to(64))
+            .unwrap_or_else(|_| panic!("a buffer of {len} numbers exceeds the address space"))
+    }
+
+    /// Its numbers.
+    pub fn as_slice(&self) -> &[f32] {
+        // SAFETY: `start` is valid for `len` initialised numbers.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+
+    /// Its numbers.
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and &mut self is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+
+    /// A pointer that tasks may share.
+    pub fn ptr(&mut self) -> Ptr {
+        Ptr(self.start)
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: allocated in `new` with this layout.
+            unsafe { dealloc(self.start.cast(), Self::layout(self.len)) }
+        }
+    }
+}
+
+/// A pointer that may cross threads. Whoever dereferences it says why no one else writes there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ptr(*mut f32);
+
+// SAFETY: only an address; each dereference is an unsafe block with its own reason.
+unsafe impl Send for Ptr {}
+// SAFETY: as above.
+unsafe impl Sync for Ptr {}
+
+impl Ptr {
+    /// The pointer of a slice that outlives its use.
+    pub fn of(slice: &mut [f32]) -> Self {
+        Ptr(slice.as_mut_ptr())
+    }
+
+    /// As a raw pointer.
+    pub fn raw(self) -> *mut f32 {
+        self.0
+    }
+
+    /// `count` numbers further; may point anywhere until it is dereferenced.
+    pub fn add(self, count: usize) -> Self {
+        Ptr(self.0.wrapping_add(count))
+    }
+
+    /// As a slice.
+    ///
+    /// # Safety
+    /// `len` numbers must be valid there for 'a, and no one may write them meanwhile.
+    pub unsafe fn slice<'a>(self, len: usize) -> &'a [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.0, len) }
+    }
+
+    /// As an exclusive slice.
+    ///
+    /// # Safety
+    /// `len` numbers must be valid there for 'a, and no one else may touch them meanwhile.
+    pub unsafe fn slice_mut<'a>(self, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0, len) }
+    }
+}
+
+/// Lays buffers with lifetimes into one arena: first fit, in order of their beginning.
+#[derive(Debug, Default)]
+pub struct Planner {
+    requests: Vec<Request>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    len: usize,
+    first: usize,
+    last: usize,
+}
+
+impl Planner {
+    /// Asks for `len` numbers from time `first` to time `last`, both included; returns the
+    /// request's position in the answer of [`Planner::solve`].
+    pub fn request(&mut self, len: usize, first: usize, last: usize) -> usize {
+        // Whole cache lines, so that no two buffers share one.
+        let len = len.next_multiple_of(16);
+        self.requests.push(Request { len, first, last });
+        self.requests.len() - 1
+    }
+
+    /// Extends a request to live until `last` at least.
+    pub fn keep_until(&mut self, request: usize, last: usize) {
+        let r = &mut self.requests[request];
+        r.last = r.last.max(last);
+    }
+
+    /// Offsets of all requests, and the length of the arena.
+    pub fn solve(&self) -> (Vec<usize>, usize) {
+        let mut order: Vec<usize> = (0..self.requests.len()).collect();
+        order.sort_by_key(|&i| {
+            (
+                self.requests[i].first,
+                std::cmp::Reverse(self.requests[i].len),
+            )
+        });
+        let mut offsets = vec![0; self.requests.len()];
+        let mut placed: Vec<usize> = Vec::new();
+        let mut total = 0;
+        for i in order {
+            let r = self.requests[i];
+            let mut busy: Vec<(usize, usize)> = placed
+                .iter()
+                .filter(|&&j| self.requests[j].first <= r.last && r.first <= self.requests[j].last)
+                .map(|&j| (offsets[j], offsets[j] + self.requests[j].len))
+                .collect();
+            busy.sort_unstable();
+            let mut at = 0;
+            for (from, to) in busy {
+                if at + r.len <= from {
+                    break;
+                }
+                at = at.max(to);
+            }
+            offsets[i] = at;
+            total = total.max(at + r.len);
+            placed.push(i);
+        }
+        (offsets, total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_that_live_together_never_overlap() {
+        use npid_network::philox::{Purpose, Stream};
+        let mut s = Stream::new(1, Purpose::Bench, 0, 0, 0);
+        for _ in 0..50 {
+            let mut planner = Planner::default();
+            for _ in 0..40 {
+                let first = s.below(30) as usize;
+                planner.request(
+                    1 + s.below(100) as usize,
+                    first,
+                    first + s.below(8) as usize,
+                );
+            }
+            let (offsets, total) = planner.solve();
+            let r = &planner.requests;
+            for i in 0..r.len() {
+                assert!(offsets[i] + r[i].len <= total);
+                for j in 0..i {
+                    let together = r[i].first <= r[j].last && r[j].first <= r[i].last;
+                    let apart =
+                        offsets[i] + r[i].len <= offsets[j] || offsets[j] + r[j].len <= offsets[i];
+                    assert!(!together || apart, "{:?} {:?}", r[i], r[j]);
+                }
+            }
+            assert!(total < r.iter().map(|r| r.len).sum());
+        }
+    }
+}

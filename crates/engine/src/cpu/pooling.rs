@@ -1,0 +1,171 @@
+//! Max pooling and global average pooling, forward and backward.
+
+use npid_network::graph::{Shape, Window};
+
+use super::memory::Ptr;
+use super::threads::parallel;
+
+/// y = max pool of x; `winners` (B x output) notes which position of the window won (the first on
+/// a tie, as in PyTorch), for the backward pass.
+///
+/// # Safety
+/// The pointers must hold `count` images, `y` exclusively.
+pub unsafe fn max_forward(
+    count: usize,
+    window: Window,
+    input: Shape,
+    output: Shape,
+    x: Ptr,
+    y: Ptr,
+    winners: &mut [u8],
+) {
+    let winners = SharedBytes(winners.as_mut_ptr());
+    parallel(count * output.h, |task| {
+        let (image, oy) = (task / output.h, task % output.h);
+        let row = output.w * output.c;
+        // SAFETY: this image, and this task's row of the output.
+        let (x, y, winners) = unsafe {
+            (
+                x.add(image * input.len()).slice(input.len()),
+                y.add(image * output.len() + oy * row).slice_mut(row),
+                winners.slice(image * output.len() + oy * row, row),
+            )
+        };
+        for ox in 0..output.w {
+            let out = &mut y[ox * output.c..][..output.c];
+            let win = &mut winners[ox * output.c..][..output.c];
+            out.fill(f32::NEG_INFINITY);
+            for (position, at) in positions(window, input, oy, ox) {
+                let from = &x[at..][..output.c];
+                for ((o, w), &v) in out.iter_mut().zip(win.iter_mut()).zip(from) {
+                    if v > *o || v.is_nan() {
+                        *o = v;
+                        *w = position as u8;
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// dx = the gradient of the max pool (added if `accumulate`).
+///
+/// # Safety
+/// The pointers must hold `count` images, `dx` exclusively.
+pub unsafe fn max_backward(
+    count: usize,
+    window: Window,
+    input: Shape,
+    output: Shape,
+    dy: Ptr,
+    winners: &[u8],
+    dx: Ptr,
+    accumulate: bool,
+) {
+    parallel(count, |image| {
+        // SAFETY: this task's image.
+        let (dy, dx) = unsafe {
+            (
+                dy.add(image * output.len()).slice(output.len()),
+                dx.add(image * input.len()).slice_mut(input.len()),
+            )
+        };
+        if !accumulate {
+            dx.fill(0.0);
+        }
+        for oy in 0..output.h {
+            for ox in 0..output.w {
+                let at = (oy * output.w + ox) * output.c;
+                let win = &winners[image * output.len() + at..][..output.c];
+                let d = &dy[at..][..output.c];
+                for (position, to) in positions(window, input, oy, ox) {
+                    let to = &mut dx[to..][..output.c];
+                    for ((t, w), d) in to.iter_mut().zip(win).zip(d) {
+                        if usize::from(*w) == position {
+                            *t += d;
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Positions of a window that lie inside the input: (position, offset of channel 0).
+fn positions(
+    window: Window,
+    input: Shape,
+    oy: usize,
+    ox: usize,
+) -> impl Iterator<Item = (usize, usize)> {
+    (0..window.kernel * window.kernel).filter_map(move |p| {
+        let y = (oy * window.stride + p / window.kernel).wrapping_sub(window.padding);
+        let x = (ox * window.stride + p % window.kernel).wrapping_sub(window.padding);
+        (y < input.h && x < input.w).then_some((p, (y * input.w + x) * input.c))
+    })
+}
+
+#[derive(Clone, Copy)]
+struct SharedBytes(*mut u8);
+
+// SAFETY: only an address; see `slice`.
+unsafe impl Send for SharedBytes {}
+// SAFETY: only an address; see `slice`.
+unsafe impl Sync for SharedBytes {}
+
+impl SharedBytes {
+    /// # Safety
+    /// The range must be inside the slice it came from and used by one task alone.
+    unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [u8] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
+}
+
+/// y[b] = mean of x[b] over its pixels.
+///
+/// # Safety
+/// The pointers must hold `count` images, `y` exclusively.
+pub unsafe fn average_forward(count: usize, input: Shape, x: Ptr, y: Ptr) {
+    parallel(count, |image| {
+        // SAFETY: this task's image.
+        let (x, y) = unsafe {
+            (
+                x.add(image * input.len()).slice(input.len()),
+                y.add(image * input.c).slice_mut(input.c),
+            )
+        };
+        y.fill(0.0);
+        for pixel in x.chunks_exact(input.c) {
+            y.iter_mut().zip(pixel).for_each(|(y, x)| *y += x);
+        }
+        let factor = 1.0 / input.pixels() as f32;
+        y.iter_mut().for_each(|y| *y *= factor);
+    });
+}
+
+/// dx[b] at every pixel = dy[b] / pixels (added if `accumulate`).
+///
+/// # Safety
+/// The pointers must hold `count` images, `dx` exclusively.
+pub unsafe fn average_backward(count: usize, input: Shape, dy: Ptr, dx: Ptr, accumulate: bool) {
+    let factor = 1.0 / input.pixels() as f32;
+    parallel(count, |image| {
+        // SAFETY: this task's image.
+        let (dy, dx) = unsafe {
+            (
+                dy.add(image * input.c).slice(input.c),
+                dx.add(image * input.len()).slice_mut(input.len()),
+            )
+        };
+        for pixel in dx.chunks_exact_mut(input.c) {
+            for (x, y) in pixel.iter_mut().zip(dy) {
+                *x = if accumulate {
+                    *x + y * factor
+                } else {
+                    y * factor
+                };
+            }
+        }
+    });
+}
