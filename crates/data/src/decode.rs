@@ -44,9 +44,21 @@ impl Format {
             [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Format::Png,
             [] => Format::Other("the file is empty"),
             [b'G', b'I', b'F', b'8', ..] => Format::Other("a GIF, not a JPEG or PNG"),
-            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
-                Format::Other("a WebP, not a JPEG or PNG")
-            }
+            [
+                b'R',
+                b'I',
+                b'F',
+                b'F',
+                _,
+                _,
+                _,
+                _,
+                b'W',
+                b'E',
+                b'B',
+                b'P',
+                ..,
+            ] => Format::Other("a WebP, not a JPEG or PNG"),
             [b'B', b'M', ..] => Format::Other("a BMP, not a JPEG or PNG"),
             [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => {
                 Format::Other("a TIFF, not a JPEG or PNG")
@@ -63,7 +75,9 @@ impl Format {
 /// Refuses pictures without pixels or with too many.
 fn check_size(width: u64, height: u64) -> Result<(), PictureError> {
     if width == 0 || height == 0 {
-        return Err(PictureError::new(format!("it is {width} x {height} pixels")));
+        return Err(PictureError::new(format!(
+            "it is {width} x {height} pixels"
+        )));
     }
     if width.saturating_mul(height) > MAX_PIXELS {
         return Err(PictureError::new(format!(

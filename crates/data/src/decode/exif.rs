@@ -43,9 +43,25 @@ mod tests {
     use super::*;
 
     fn tiff(little: bool, value: u16) -> Vec<u8> {
-        let short = |v: u16| if little { v.to_le_bytes() } else { v.to_be_bytes() };
-        let long = |v: u32| if little { v.to_le_bytes() } else { v.to_be_bytes() };
-        let mut t = if little { b"II".to_vec() } else { b"MM".to_vec() };
+        let short = |v: u16| {
+            if little {
+                v.to_le_bytes()
+            } else {
+                v.to_be_bytes()
+            }
+        };
+        let long = |v: u32| {
+            if little {
+                v.to_le_bytes()
+            } else {
+                v.to_be_bytes()
+            }
+        };
+        let mut t = if little {
+            b"II".to_vec()
+        } else {
+            b"MM".to_vec()
+        };
         t.extend(short(42));
         t.extend(long(8));
         t.extend(short(2));

@@ -81,7 +81,10 @@ impl FolderSource {
                 .into_iter()
                 .map(|label| label.map(|found| rank[found]))
                 .collect(),
-            classes: by_name.iter().map(|&found| classes[found].clone()).collect(),
+            classes: by_name
+                .iter()
+                .map(|&found| classes[found].clone())
+                .collect(),
             files: files.into_iter().map(PathBuf::into_boxed_path).collect(),
         })
     }
@@ -129,14 +132,18 @@ impl Source for FolderSource {
     fn describe(&self) -> Description {
         let mut formats = BTreeMap::new();
         for file in &self.files {
-            let format = if has_extension(file, &["png"]) { "PNG" } else { "JPEG" };
+            let format = if has_extension(file, &["png"]) {
+                "PNG"
+            } else {
+                "JPEG"
+            };
             *formats.entry(format.to_owned()).or_insert(0) += 1;
         }
         let mut formats: Vec<(String, usize)> = formats.into_iter().collect();
         formats.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         let size = |file: &Path| fs::metadata(self.root.join(file)).map_or(0, |m| m.len());
-        let bytes = (self.files.len() <= MAX_SIZED)
-            .then(|| self.files.iter().map(|file| size(file)).sum());
+        let bytes =
+            (self.files.len() <= MAX_SIZED).then(|| self.files.iter().map(|file| size(file)).sum());
         let labelled = self.labels.iter().flatten().count();
         let mut notes = Vec::new();
         if labelled > 0 && labelled < self.files.len() {
@@ -192,12 +199,7 @@ struct Search {
 
 impl Search {
     /// Searches `root/below`, whose own and whose ancestors' true paths are `above`.
-    fn folder(
-        &mut self,
-        root: &Path,
-        below: &Path,
-        above: &mut Vec<PathBuf>,
-    ) -> Result<(), Error> {
+    fn folder(&mut self, root: &Path, below: &Path, above: &mut Vec<PathBuf>) -> Result<(), Error> {
         let io = |source| Error::Io {
             path: root.join(below),
             source,

@@ -252,7 +252,12 @@ impl Source for ParquetSource {
 
     fn describe(&self) -> Description {
         let labelled = self.labels.iter().flatten().count();
-        let unnamed = self.labels.iter().flatten().max().map_or(0, |m| *m as usize + 1);
+        let unnamed = self
+            .labels
+            .iter()
+            .flatten()
+            .max()
+            .map_or(0, |m| *m as usize + 1);
         // Every row is of the first one's kind as far as anyone knows without reading all.
         let format = (0..self.len().min(16)).find_map(|row| {
             let format = |bytes: &[u8]| match Format::of(bytes) {
@@ -340,7 +345,10 @@ fn class_names(features: &Value, label: &str) -> Vec<String> {
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
-        .map(|name| name.as_str().map_or_else(|| name.to_string(), str::to_owned))
+        .map(|name| {
+            name.as_str()
+                .map_or_else(|| name.to_string(), str::to_owned)
+        })
         .collect()
 }
 
@@ -424,7 +432,10 @@ impl ChunkReader for SharedFile {
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<bytes::Bytes, ParquetError> {
         let mut buffer = Vec::with_capacity(length.min(1 << 24));
-        let read = self.at(start)?.take(length as u64).read_to_end(&mut buffer)?;
+        let read = self
+            .at(start)?
+            .take(length as u64)
+            .read_to_end(&mut buffer)?;
         if read != length {
             return Err(ParquetError::EOF(format!(
                 "{length} bytes at {start} expected, {read} found"
