@@ -156,6 +156,17 @@ impl<T: Float> Reference<T> {
         })
     }
 
+    /// The output of every node, B x H x W x C each: what an engine that differs can be searched
+    /// with, node by node. Running statistics move under [`Norm::Track`].
+    ///
+    /// # Errors
+    /// For a batch that doesn't fit.
+    pub fn activations(&mut self, images: Images<'_>, norm: Norm) -> Result<Vec<Vec<T>>, Error> {
+        check_images(images, self.sizes, self.description.network.in_channels())?;
+        let all: Vec<NodeId> = (0..self.shapes.len()).map(NodeId).collect();
+        Ok(self.forward(images, norm, &all).values)
+    }
+
     /// The node of a program's output.
     fn output_node(&self, output: Output) -> Result<NodeId, Error> {
         let network = &self.description.network;
