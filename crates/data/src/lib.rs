@@ -2,5 +2,7 @@
 
 pub mod augment;
 pub mod decode;
+pub mod inspect;
+pub mod loader;
 pub mod patterns;
 pub mod source;
