@@ -90,6 +90,14 @@ impl Config {
         at_least_one("data.size", data.size)?;
         require(data.size <= 4096, "data.size", data.size, "4096 at most")?;
         at_least_one("data.batch_size", data.batch_size)?;
+        if self.model.neck.as_ref().is_some_and(|neck| neck.norm) {
+            require(
+                data.batch_size > 1,
+                "data.batch_size",
+                data.batch_size,
+                "at least 2 with model.neck.norm, which has no statistics of a single picture",
+            )?;
+        }
         self.pipeline()?;
         at_least_one("checkpoint.interval", self.checkpoint.interval as usize)?;
         at_least_one("checkpoint.keep", self.checkpoint.keep)?;
@@ -244,22 +252,6 @@ impl Config {
             batch,
             &format!("at most {images}, the number of pictures"),
         )?;
-        if self.model.neck.as_ref().is_some_and(|neck| neck.norm) {
-            let rest = if self.data.drop_last {
-                0
-            } else {
-                images % batch
-            };
-            require(
-                batch > 1 && rest != 1,
-                "data.batch_size",
-                batch,
-                &format!(
-                    "one that leaves no batch of a single picture of {images}, which the neck's \
-                     norm would turn into zeros; or set data.drop_last = true"
-                ),
-            )?;
-        }
         if self.model.ensure_neg && images == 1 && self.model.head.kind.samples() {
             return Err(Invalid::new(
                 "model.ensure_neg",

@@ -304,6 +304,7 @@ fn values_out_of_range_are_refused_with_their_key() {
         ("lr_config.warmup_ratio=0", &["warmup_ratio"]),
         ("runner.max_epochs=0", &["max_epochs"]),
         ("data.batch_size=0", &["batch_size"]),
+        ("data.batch_size=1", &["batch_size", "norm"]),
         ("data.size=0", &["data.size"]),
         ("checkpoint.interval=0", &["checkpoint.interval"]),
         ("checkpoint.keep=0", &["checkpoint.keep"]),
@@ -338,7 +339,6 @@ fn what_does_not_fit_the_pictures_is_refused_with_its_key() {
         &with(&["model.memory_bank.length=99"], 100),
         &["memory_bank.length", "99", "100"],
     );
-    says(&with(&[], 33), &["data.batch_size", "norm", "drop_last"]);
     let lone = [
         "model.head.type=ContrastiveHead",
         "model.ensure_neg=true",
