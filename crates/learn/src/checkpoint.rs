@@ -5,6 +5,7 @@
 //! written and read one at a time: beside the engine's own copy there is one of the largest
 //! tensor (the bank) and no more. Equal states and cursors give equal bytes.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -95,8 +96,10 @@ pub struct Meta {
     pub cursor: Cursor,
     /// The run's seed.
     pub seed: u64,
-    /// Rows whose image could not be read, ascending: never trained, drawn or counted.
-    pub skipped: Vec<u64>,
+    /// Rows whose image could not be read: never trained, drawn or counted.
+    pub skipped: BTreeSet<u64>,
+    /// Those of them that were known when the unfinished epoch began: its order leaves them out.
+    pub epoch_skipped: BTreeSet<u64>,
     /// SHA-256 of the configuration, less what may differ between two starts of a run.
     pub config: String,
     /// Losses since the last log line.
@@ -371,7 +374,8 @@ impl Checkpoint {
             engine.write(&entry.name, &values)?;
         }
         if whole {
-            engine.exclude_rows(&self.meta.skipped)?;
+            let skipped: Vec<u64> = self.meta.skipped.iter().copied().collect();
+            engine.exclude_rows(&skipped)?;
         }
         Ok(())
     }

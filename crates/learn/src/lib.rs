@@ -1,15 +1,22 @@
 //! Training and measuring: configuration, schedule, trainer, checkpoints, run folders.
 
 pub mod checkpoint;
+pub mod collections;
 pub mod config;
 mod error;
+pub mod eval;
+mod feed;
+mod images;
+pub mod knn;
 pub mod method;
 pub mod npy;
 pub mod progress;
 pub mod recipes;
 pub mod run;
 pub mod schedule;
+mod start;
 pub mod table;
+pub mod trainer;
 
 pub use config::Config;
 pub use error::Error;

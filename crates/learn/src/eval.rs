@@ -1,0 +1,323 @@
+//! What a finished run is asked: its kNN figure, and its embedding of any collection.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use npid_data::loader::Skipped;
+use npid_data::source::{self, Source};
+use npid_engine::{Description, Engine, Norm, Sizes};
+use serde::Serialize;
+
+use crate::checkpoint::Checkpoint;
+use crate::collections::{Collections, KnnSplit};
+use crate::config::{Config, load};
+use crate::error::Error;
+use crate::knn::{Measurement, Reading, embed_each};
+use crate::npy::NpyWriter;
+use crate::progress::{KnnReport, KnnSubject, Progress};
+use crate::run::RunFolder;
+use crate::table::{self, Column};
+use crate::{method, recipes};
+
+/// How a run is asked; nothing here changes an answer.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// Threads of the search; 0 is one for each core.
+    pub threads: usize,
+    /// Threads that load pictures, in place of the run's `data.workers`.
+    pub workers: Option<usize>,
+    /// Set (by Ctrl-C) to stop.
+    pub stop: &'a AtomicBool,
+}
+
+/// A run's network, ready to embed.
+struct Trained {
+    config: Config,
+    checkpoint: Checkpoint,
+    engine: Box<dyn Engine>,
+}
+
+impl Trained {
+    /// Loads the newest whole checkpoint of the run in `folder`. The engine gets the network
+    /// alone: no bank, no optimiser.
+    fn open<F>(folder: &Path, make_engine: F, progress: &mut dyn Progress) -> Result<Self, Error>
+    where
+        F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+    {
+        let folder = RunFolder::open(folder, "--run")?;
+        let config = load::load(&recipes::read(&folder.config())?, &[])?;
+        let Some((checkpoint, warnings)) = Checkpoint::newest(&folder.checkpoints())? else {
+            return Err(Error::input(format!(
+                "--run {}: there is no checkpoint in it; let npid train --resume it first",
+                folder.path().display()
+            )));
+        };
+        warnings.iter().for_each(|text| progress.warning(text));
+        let length = config.model.memory_bank.length.unwrap_or(1);
+        let mut description = method::describe(&config, length)?;
+        description.method = None;
+        description.optimizer.momentum = 0.0;
+        description.optimizer.nesterov = false;
+        let sizes = Sizes {
+            batch: config.data.batch_size,
+            height: config.data.size,
+            width: config.data.size,
+        };
+        let mut engine = make_engine(&description, sizes)?;
+        checkpoint.load_into(engine.as_mut(), false)?;
+        Ok(Trained {
+            config,
+            checkpoint,
+            engine,
+        })
+    }
+
+    fn reading<'a>(&self, options: &Options<'a>) -> Reading<'a> {
+        Reading {
+            size: self.config.data.size,
+            batch: self.config.data.batch_size,
+            workers: options.workers.unwrap_or(self.config.data.workers),
+            threads: options.threads,
+            stop: options.stop,
+        }
+    }
+}
+
+/// The kNN figure of the newest checkpoint of the run in `folder`.
+///
+/// The run's training pictures vote, all of them; `data` asks if given, else what asked during
+/// training. `k` and `tau` take the run's own values where they are `None`.
+///
+/// # Errors
+/// [`Error::Input`] for a folder that is no run, a collection that can't be used or has no labels,
+/// k 0 or a τ that isn't above 0.
+pub fn evaluate_knn<F>(
+    folder: &Path,
+    data: Option<&Path>,
+    k: Option<usize>,
+    tau: Option<f64>,
+    options: &Options<'_>,
+    make_engine: F,
+    progress: &mut dyn Progress,
+) -> Result<KnnReport, Error>
+where
+    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+{
+    if k == Some(0) {
+        return Err(Error::input("-k 0: at least 1 neighbour must vote"));
+    }
+    if let Some(tau) = tau
+        && !((tau as f32).is_finite() && tau as f32 > 0.0)
+    {
+        return Err(Error::input(format!("--tau {tau}: it must be above 0")));
+    }
+    let queries = data.map(source::open).transpose()?;
+    let mut trained = Trained::open(folder, make_engine, progress)?;
+    let mut collections = Collections::open(&trained.config.data)?;
+    if queries.is_some() {
+        collections.val = queries;
+    }
+    let (split, notes) = collections.knn_split(&trained.config, usize::MAX);
+    let Some(split) = split else {
+        return Err(Error::input(notes.join("; ")));
+    };
+    notes.iter().for_each(|note| progress.note(note));
+    let measurement = Measurement {
+        split: &split,
+        collections: &collections,
+        k: k.unwrap_or(trained.config.evaluation.k),
+        tau: tau.unwrap_or(trained.config.evaluation.temperature),
+        reading: trained.reading(options),
+    };
+    let cursor = trained.checkpoint.meta().cursor;
+    let when = (cursor.epoch, cursor.step);
+    let engine = trained.engine.as_mut();
+    let report = measurement.network(engine, KnnSubject::Trained, when, &mut |done, total| {
+        progress.working("kNN", done, total);
+    })?;
+    progress.knn(&report);
+    Ok(report)
+}
+
+/// What [`embed`] wrote.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EmbedReport {
+    /// The array, N x D.
+    pub array: PathBuf,
+    /// The table, a row for each row of the array.
+    pub table: PathBuf,
+    /// N.
+    pub rows: usize,
+    /// D.
+    pub dim: usize,
+    /// Names of pictures that could not be read, and why: they have no row.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// Where an embedded row came from.
+struct Origin {
+    part: usize,
+    row: u64,
+}
+
+/// Writes the normalised embedding of a collection's pictures (evaluation view, evaluation mode)
+/// as `out` (`.npy`) and, beside it with the ending `.parquet`, a table whose row i is about row i
+/// of the array: `path`, `label`, `split`, `row` (in the collection).
+///
+/// Without `data` the run's own pictures are embedded: `split` is `train` for those that vote in
+/// its kNN figure and `val` for those that ask, with labels numbered alike. With `data` it is
+/// `data`.
+///
+/// # Errors
+/// [`Error::Input`] for a folder that is no run, a collection or a file that can't be used;
+/// [`Error::Run`] for a disk that is full.
+pub fn embed<F>(
+    folder: &Path,
+    data: Option<&Path>,
+    out: &Path,
+    options: &Options<'_>,
+    make_engine: F,
+    progress: &mut dyn Progress,
+) -> Result<EmbedReport, Error>
+where
+    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+{
+    let table_path = out.with_extension("parquet");
+    if out.extension().is_none_or(|ending| ending != "npy") {
+        return Err(Error::input(format!(
+            "--out {}: name a file that ends in .npy",
+            out.display()
+        )));
+    }
+    for path in [out, &table_path] {
+        if path.exists() {
+            return Err(Error::input(format!(
+                "--out {}: {} exists already; name another file",
+                out.display(),
+                path.display()
+            )));
+        }
+    }
+    let given = data.map(source::open).transpose()?;
+    let mut trained = Trained::open(folder, make_engine, progress)?;
+    let parts = match given {
+        Some(source) => vec![Part {
+            label: (0..source.len()).map(|row| source.label(row)).collect(),
+            split: vec!["data"; source.len()],
+            source,
+        }],
+        None => own_parts(&trained.config)?,
+    };
+    for part in &parts {
+        source::first_readable(part.source.as_ref(), |_| false)?;
+    }
+    let dim = trained.config.feat_dim();
+    let mut array = NpyWriter::create(out, dim)?;
+    let (mut origins, mut skipped) = (Vec::new(), Vec::new());
+    let reading = trained.reading(options);
+    let total = parts.iter().map(|part| part.source.len()).sum();
+    for (index, part) in parts.iter().enumerate() {
+        let rows = (0..part.source.len() as u64).collect();
+        let engine = trained.engine.as_mut();
+        embed_each(
+            engine,
+            &part.source,
+            rows,
+            Norm::Eval,
+            reading,
+            &mut |batch, features| {
+                array.write(features)?;
+                origins.extend(batch.rows.iter().map(|&row| Origin { part: index, row }));
+                for Skipped { name, reason, .. } in &batch.skipped {
+                    progress.warning(&format!("left out: {name} can't be read ({reason})"));
+                    skipped.push((name.clone(), reason.clone()));
+                }
+                progress.working("embedding", origins.len() + skipped.len(), total);
+                Ok(())
+            },
+        )?;
+    }
+    let part = |i: usize| (&parts[origins[i].part], origins[i].row as usize);
+    let columns = [
+        (
+            "path",
+            Column::Text(&|i| {
+                let (part, row) = part(i);
+                Some(part.source.name(row))
+            }),
+        ),
+        (
+            "label",
+            Column::Numbers(&|i| {
+                let (part, row) = part(i);
+                part.label[row].map(i64::from)
+            }),
+        ),
+        (
+            "split",
+            Column::Text(&|i| {
+                let (part, row) = part(i);
+                Some(part.split[row].to_string())
+            }),
+        ),
+        ("row", Column::Numbers(&|i| Some(part(i).1 as i64))),
+    ];
+    table::write(&table_path, origins.len(), &columns)?;
+    let finished = array.finish();
+    if finished.is_err() {
+        // A table without its array is of no use.
+        let _ = std::fs::remove_file(&table_path);
+    }
+    Ok(EmbedReport {
+        array: out.to_path_buf(),
+        table: table_path,
+        rows: finished?,
+        dim,
+        skipped,
+    })
+}
+
+/// Pictures to embed, with what the table says of each.
+struct Part {
+    source: Arc<dyn Source>,
+    label: Vec<Option<u32>>,
+    split: Vec<&'static str>,
+}
+
+/// A run's own pictures: those that vote and those that ask.
+fn own_parts(config: &Config) -> Result<Vec<Part>, Error> {
+    let collections = Collections::open(&config.data)?;
+    let (split, _) = collections.knn_split(config, usize::MAX);
+    let train = &collections.train;
+    let mut parts = vec![Part {
+        label: (0..train.len()).map(|row| train.label(row)).collect(),
+        split: vec!["train"; train.len()],
+        source: train.clone(),
+    }];
+    if let Some(KnnSplit {
+        queries,
+        held_out: true,
+        ..
+    }) = &split
+    {
+        queries
+            .iter()
+            .for_each(|&row| parts[0].split[row as usize] = "val");
+    }
+    if let Some(val) = &collections.val {
+        let mut label: Vec<Option<u32>> = (0..val.len()).map(|row| val.label(row)).collect();
+        if let Some(split) = &split {
+            // The numbers that the training classes have.
+            for (&row, &number) in split.queries.iter().zip(&split.query_labels) {
+                label[row as usize] = Some(number);
+            }
+        }
+        parts.push(Part {
+            label,
+            split: vec!["val"; val.len()],
+            source: val.clone(),
+        });
+    }
+    Ok(parts)
+}

@@ -1,0 +1,311 @@
+//! Epochs: their steps and what follows them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use npid_data::loader::{Batch, Epoch, Loader};
+use npid_engine::{Draws, Images, Norm, Objective, Output};
+use npid_network::philox::{Purpose, Stream};
+
+use super::{Summary, Trainer};
+use crate::checkpoint::{Best, LossSum};
+use crate::error::Error;
+use crate::feed::{self, load_options};
+use crate::progress::{EpochReport, KnnSubject, StepReport};
+use crate::run::Line;
+use crate::schedule::Time;
+
+/// Images that the collapse indicator looks at.
+const SAMPLE: usize = 128;
+
+/// Optimiser steps of an epoch in which every image can be read.
+pub(super) fn steps(images: usize, batch: usize, drop_last: bool) -> u64 {
+    // One image alone, beside full batches, is no batch: see `Trainer::too_short`.
+    let short = !drop_last && images % batch > 1;
+    (images / batch + usize::from(short)) as u64
+}
+
+impl Trainer<'_> {
+    /// All epochs that are left.
+    pub(super) fn run(mut self) -> Result<Summary, Error> {
+        while self.cursor.epoch < self.config.runner.max_epochs {
+            match self.epoch() {
+                Err(Error::Interrupted(_)) => {
+                    self.save()?;
+                    return Err(self.interrupted());
+                }
+                other => other?,
+            }
+        }
+        Ok(self.summary())
+    }
+
+    /// What is left of an epoch, its evaluation and its checkpoint.
+    fn epoch(&mut self) -> Result<(), Error> {
+        if self.cursor.step_in_epoch == 0 {
+            self.epoch_loss = LossSum::default();
+            self.epoch_skipped = self.images.skipped();
+        }
+        self.timing.epoch = Default::default();
+        let lr = self.steps()?;
+        let report = self.finish_epoch(lr)?;
+
+        self.cursor.epoch += 1;
+        self.cursor.step_in_epoch = 0;
+        self.metrics.write(&Line::Epoch(&report))?;
+        self.progress.epoch(&report);
+        let train = self.collections.train.clone();
+        self.images.settle(&self.folder.images(), train.as_ref())?;
+        let last = self.cursor.epoch == self.config.runner.max_epochs;
+        if last
+            || self
+                .cursor
+                .epoch
+                .is_multiple_of(self.config.checkpoint.interval)
+        {
+            if let Some(knn_top1) = report.knn_top1
+                && self
+                    .figures
+                    .best
+                    .is_none_or(|best| knn_top1 > best.knn_top1)
+            {
+                let step = self.cursor.step;
+                self.figures.best = Some(Best { step, knn_top1 });
+            }
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// The steps that are left of this epoch. Returns the last learning rate.
+    fn steps(&mut self) -> Result<f64, Error> {
+        let data = &self.config.data;
+        let epoch = Epoch {
+            seed: self.config.seed,
+            epoch: self.cursor.epoch,
+            first_step: self.cursor.step_in_epoch as usize,
+            drop_last: data.drop_last,
+        };
+        let hashes = self.images.wants_hashes();
+        let mut loader = Loader::new(
+            self.collections.train.clone(),
+            Arc::new(self.config.pipeline()?),
+            load_options(data.batch_size, self.reading.workers, hashes),
+            epoch,
+            &self.epoch_skipped,
+        );
+        // If no step is left, what the epoch's line says is the rate of the last one taken.
+        let mut lr = self.schedule.lr(Time {
+            step_in_epoch: self.cursor.step_in_epoch.saturating_sub(1),
+            ..self.time()
+        });
+        loop {
+            let waiting = Instant::now();
+            let Some(batch) = loader.next() else {
+                return Ok(lr);
+            };
+            let batch = batch?;
+            let wait = waiting.elapsed();
+            self.found(&batch)?;
+            if self.too_short(batch.rows.len()) {
+                continue;
+            }
+            let stepping = Instant::now();
+            lr = self.schedule.lr(self.time());
+            let loss = self.step(&batch, lr)?;
+            self.timing.step(wait, stepping.elapsed(), batch.rows.len());
+            self.cursor.step += 1;
+            self.cursor.step_in_epoch += 1;
+            self.log.add(loss);
+            self.epoch_loss.add(loss);
+            let epoch = self.cursor.epoch + 1;
+            self.progress.tick(epoch, self.cursor.step, loss);
+            if self.cursor.step.is_multiple_of(self.config.log.interval) {
+                self.log_line(lr)?;
+            }
+            loader.recycle(batch);
+            self.reading.poll()?;
+        }
+    }
+
+    fn time(&self) -> Time {
+        Time {
+            epoch: self.cursor.epoch,
+            step_in_epoch: self.cursor.step_in_epoch,
+        }
+    }
+
+    /// Whether a batch is left out: one image alone where batches are larger, since a batch norm at
+    /// 1 x 1 would make zeros of it.
+    fn too_short(&self, images: usize) -> bool {
+        images == 0 || images == 1 && self.config.data.batch_size > 1
+    }
+
+    /// Takes what the loader found out on the way to this batch.
+    fn found(&mut self, batch: &Batch) -> Result<(), Error> {
+        self.images.read(batch);
+        let new = (self.images).skip(&batch.skipped, self.strict, self.progress)?;
+        self.exclude(&new)
+    }
+
+    /// One optimiser step; its loss is finite.
+    fn step(&mut self, batch: &Batch, lr: f64) -> Result<f64, Error> {
+        let images = Images {
+            pixels: &batch.pixels,
+            count: batch.rows.len(),
+        };
+        let objective = Objective::Npid {
+            rows: &batch.rows,
+            draws: Draws::Sampled {
+                epoch: self.cursor.epoch,
+                occurrences: &batch.occurrences,
+            },
+        };
+        let losses = self.engine.step(images, objective, lr as f32)?;
+        let loss: f64 = losses.iter().map(|loss| f64::from(loss.value)).sum();
+        if loss.is_finite() {
+            return Ok(loss);
+        }
+        let good = match &self.saved {
+            Some(path) => format!("; the last good checkpoint is {}", path.display()),
+            None => String::new(),
+        };
+        Err(Error::run(format!(
+            "the loss is {loss} in epoch {}, step {}, at learning rate {lr}; try a smaller \
+             optimizer.lr, a warm-up (lr_config.warmup_iters) or a larger \
+             model.head.temperature{good}",
+            self.cursor.epoch + 1,
+            self.cursor.step + 1,
+        )))
+    }
+
+    fn log_line(&mut self, lr: f64) -> Result<(), Error> {
+        let stretch = std::mem::take(&mut self.timing.log);
+        let (wait_s, step_s) = stretch.each();
+        let report = StepReport {
+            epoch: self.cursor.epoch + 1,
+            step: self.cursor.step,
+            loss: self.log.take(),
+            lr,
+            images_per_s: stretch.images_per_s(),
+            wait_s,
+            step_s,
+        };
+        self.metrics.write(&Line::Step(&report))?;
+        self.progress.step(&report);
+        Ok(())
+    }
+
+    /// The evaluation at an epoch's end.
+    fn finish_epoch(&mut self, lr: f64) -> Result<EpochReport, Error> {
+        let evaluating = Instant::now();
+        let epoch = self.cursor.epoch + 1;
+        let spread = self.spread()?;
+        let interval = self.config.evaluation.interval;
+        let due = epoch == self.config.runner.max_epochs
+            || interval > 0 && epoch.is_multiple_of(interval);
+        let knn = if due {
+            self.measure(KnnSubject::Trained)?
+        } else {
+            None
+        };
+        if knn.is_some() {
+            self.figures.trained = knn.clone();
+        }
+        self.timing.epoch.evaluation += evaluating.elapsed();
+        let stretch = &self.timing.epoch;
+        Ok(EpochReport {
+            epoch,
+            step: self.cursor.step,
+            loss: self.epoch_loss.mean(),
+            lr,
+            images_per_s: stretch.images_per_s(),
+            spread,
+            skipped: self.images.skipped_count(),
+            wait_s: stretch.wait.as_secs_f64(),
+            step_s: stretch.step.as_secs_f64(),
+            eval_s: stretch.evaluation.as_secs_f64(),
+            knn_top1: knn.as_ref().map(|report| report.knn_top1),
+            knn_top5: knn.as_ref().map(|report| report.knn_top5),
+        })
+    }
+
+    /// The collapse indicator; see [`EpochReport::spread`].
+    fn spread(&mut self) -> Result<f64, Error> {
+        if self.sample.is_none() {
+            self.sample = Some(self.sample()?);
+        }
+        let Some(sample) = &self.sample else {
+            return Ok(0.0); // it was put there just now
+        };
+        let size = self.config.data.size;
+        let bytes = size * size * 3 * self.config.data.batch_size;
+        let (mut all, mut features) = (Vec::new(), [Vec::new()]);
+        for pixels in sample.pixels.chunks(bytes) {
+            let count = pixels.len() / (size * size * 3);
+            let images = Images { pixels, count };
+            let outputs = [Output::Embedding];
+            (self.engine).features(images, Norm::Eval, &outputs, &mut features)?;
+            all.extend_from_slice(&features[0]);
+        }
+        Ok(spread(&all, self.config.feat_dim()))
+    }
+
+    /// Reads the images of the collapse indicator: those at the head of a seeded order that can be
+    /// read. (Not the first that can: a resumed run knows more of those that can't.)
+    fn sample(&self) -> Result<Batch, Error> {
+        let mut order: Vec<u64> = (0..self.collections.train.len() as u64).collect();
+        // Items 0 and 1 are the queries and voters of the kNN figure.
+        Stream::new(self.config.seed, Purpose::Split, 0, 2, 0).shuffle(&mut order);
+        order.truncate(SAMPLE);
+        let train = &self.collections.train;
+        let options = load_options(SAMPLE, self.reading.workers, false);
+        let mut all = Batch::default();
+        for views in feed::views(train, order, self.config.data.size, options) {
+            let views = views?;
+            all.rows.extend(views.rows);
+            all.pixels.extend(views.pixels);
+        }
+        Ok(all)
+    }
+}
+
+/// Mean over the D coordinates of their standard deviation, times sqrt(D).
+fn spread(features: &[f32], dim: usize) -> f64 {
+    let n = features.len() / dim.max(1);
+    if n < 2 {
+        return 0.0;
+    }
+    let deviation = |d: usize| {
+        let column = || features.iter().skip(d).step_by(dim).map(|&x| f64::from(x));
+        let mean = column().sum::<f64>() / n as f64;
+        let squares: f64 = column().map(|x| (x - mean).powi(2)).sum();
+        (squares / n as f64).sqrt()
+    };
+    (0..dim).map(deviation).sum::<f64>() / dim as f64 * (dim as f64).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_tells_a_point_from_a_sphere() {
+        let point = [0.6f32, 0.8, 0.6, 0.8, 0.6, 0.8];
+        assert_eq!(spread(&point, 2), 0.0);
+        let around = [1.0f32, 0.0, -1.0, 0.0, 0.0, 1.0, 0.0, -1.0];
+        assert!((spread(&around, 2) - 1.0).abs() < 1e-9);
+        let line = [1.0f32, 0.0, -1.0, 0.0];
+        assert!((spread(&line, 2) - 0.5f64.sqrt()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn steps_count_the_shorter_batch_unless_it_is_one_image() {
+        assert_eq!(steps(50_000, 128, false), 391);
+        assert_eq!(steps(50_000, 128, true), 390);
+        assert_eq!(steps(64, 32, false), 2);
+        assert_eq!(steps(65, 32, false), 2);
+        assert_eq!(steps(66, 32, false), 3);
+        assert_eq!(steps(5, 1, false), 5);
+    }
+}

@@ -1,0 +1,520 @@
+//! Training: a run from its first step, or from a checkpoint, to its last.
+//!
+//! The order of things in a run: the sources are opened and everything that was given is checked;
+//! the engine is made; only then the run folder. With labels, the kNN figures of raw pixels and of
+//! the untrained network are measured; the bank gets its start; a checkpoint of step 0 is written.
+//! Then epochs: steps, evaluation where it is due, a line in `metrics.jsonl`, a checkpoint.
+//!
+//! Everything a step depends on is drawn by (seed, epoch, image) or stands in the checkpoint, so a
+//! resumed run takes the same steps, bit for bit, as one that was never stopped.
+
+mod epoch;
+mod timing;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use npid_data::loader::Batch;
+use npid_data::source::{self, ContentHash};
+use npid_engine::{Description, Engine, Sizes};
+use serde::Serialize;
+
+use crate::checkpoint::{self, Checkpoint, Cursor, Figures, LossSum, Meta};
+use crate::collections::{Collections, KnnSplit};
+use crate::config::{Config, load};
+use crate::error::Error;
+use crate::feed::{self, load_options};
+use crate::images::ImageTable;
+use crate::knn::{Measurement, Reading};
+use crate::progress::{KnnSubject, Progress, Started};
+use crate::run::{Line, Metrics, RunFolder};
+use crate::schedule::Schedule;
+use crate::{method, recipes, start};
+
+use timing::Timing;
+
+/// What a run is told beside its configuration; nothing here changes a result.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// Threads that search for neighbours; 0 is one for each core.
+    pub threads: usize,
+    /// Threads that load pictures, in place of `data.workers`.
+    pub workers: Option<usize>,
+    /// Whether a picture that can't be read ends the run instead of being skipped.
+    pub strict: bool,
+    /// Set (by Ctrl-C) to write a checkpoint and stop.
+    pub stop: &'a AtomicBool,
+}
+
+/// What came out of a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// The run folder.
+    pub run: PathBuf,
+    /// Epochs trained.
+    pub epochs: u32,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Mean loss of the last epoch.
+    pub loss: f64,
+    /// The loss of features that know nothing.
+    pub chance_loss: f64,
+    /// kNN top-1 at the end, percent; `None` without labels, as all the kNN figures.
+    pub knn_top1: Option<f64>,
+    /// kNN top-5 at the end.
+    pub knn_top5: Option<f64>,
+    /// kNN top-1 of the untrained network.
+    pub knn_top1_untrained: Option<f64>,
+    /// kNN top-1 of raw pixels.
+    pub knn_top1_pixels: Option<f64>,
+    /// Images that could not be read.
+    pub skipped: usize,
+    /// Images trained a second by this process, evaluation not counted; 0 if it trained none.
+    pub images_per_s: f64,
+    /// Seconds of this process, evaluation included.
+    pub seconds: f64,
+}
+
+/// Trains a new run. `out` is its folder (see [`RunFolder::create`]); `make_engine` chooses the
+/// engine and device.
+///
+/// # Errors
+/// - [`Error::Input`] for what can't be used; nothing is left behind then;
+/// - [`Error::Run`] for what fails on the way: a loss that isn't finite, a full disk; the
+///   checkpoints so far stay;
+/// - [`Error::Interrupted`] after `options.stop`, with a checkpoint written.
+pub fn train<F>(
+    config: &Config,
+    out: &Path,
+    options: &Options<'_>,
+    make_engine: F,
+    progress: &mut dyn Progress,
+) -> Result<Summary, Error>
+where
+    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+{
+    let timing = Timing::start();
+    checkpoint::survive_file_size_limit();
+    config.check()?;
+    let collections = Collections::open(&config.data)?;
+    let images = collections.train.len();
+    let config = config.resolve(images)?;
+    let engine = prepare(&config, &collections, make_engine)?;
+    if options.strict {
+        check_all(&collections, &config, options)?;
+    }
+    let folder = RunFolder::create(out, &config.to_toml()?)?;
+    let mut trainer = Trainer::new(
+        config,
+        collections,
+        engine,
+        folder,
+        None,
+        options,
+        progress,
+        timing,
+    )?;
+    if let Err(error) = trainer.begin() {
+        if let Error::Input(_) = error {
+            // A run that may not start leaves nothing; what can't be removed does no harm.
+            let _ = std::fs::remove_dir_all(trainer.folder.path());
+        }
+        return Err(error);
+    }
+    trainer.run()
+}
+
+/// Continues the run in `folder` from its newest whole checkpoint, or from the start if it was
+/// stopped before the first.
+///
+/// # Errors
+/// As [`train`]; [`Error::Input`] if the folder is no run, its collection has another length, or
+/// its only checkpoint is cut short or of another architecture.
+pub fn resume<F>(
+    folder: &Path,
+    options: &Options<'_>,
+    make_engine: F,
+    progress: &mut dyn Progress,
+) -> Result<Summary, Error>
+where
+    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+{
+    let timing = Timing::start();
+    checkpoint::survive_file_size_limit();
+    let folder = RunFolder::open(folder, "--resume")?;
+    let config = load::load(&recipes::read(&folder.config())?, &[])?;
+    let found = Checkpoint::newest(&folder.checkpoints())?;
+    let collections = Collections::open(&config.data)?;
+    check_length(&config, &collections, &folder)?;
+    let config = config.resolve(collections.train.len())?;
+    let mut engine = prepare(&config, &collections, make_engine)?;
+    let checkpoint = match found {
+        Some((checkpoint, warnings)) => {
+            warnings.iter().for_each(|text| progress.warning(text));
+            if checkpoint.meta().config != fingerprint(&config)? {
+                progress.warning(&format!(
+                    "{}: it was changed since the checkpoint was written; what follows is no \
+                     longer the run that was started",
+                    folder.config().display()
+                ));
+            }
+            checkpoint.load_into(engine.as_mut(), true)?;
+            Some(checkpoint)
+        }
+        None => {
+            progress.note("the run was stopped before its first checkpoint; starting again");
+            None
+        }
+    };
+    folder.tidy()?;
+    let meta = checkpoint.map(|checkpoint| checkpoint.meta().clone());
+    let fresh = meta.is_none();
+    let mut trainer = Trainer::new(
+        config,
+        collections,
+        engine,
+        folder,
+        meta,
+        options,
+        progress,
+        timing,
+    )?;
+    if fresh {
+        trainer.begin()?;
+    }
+    trainer.run()
+}
+
+/// Checks what can be checked before anything is written, and makes the engine.
+fn prepare<F>(
+    config: &Config,
+    collections: &Collections,
+    make_engine: F,
+) -> Result<Box<dyn Engine>, Error>
+where
+    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+{
+    let description = method::describe(config, collections.train.len())?;
+    source::first_readable(collections.train.as_ref(), |_| false)?;
+    if let Some(val) = &collections.val {
+        source::first_readable(val.as_ref(), |_| false)?;
+    }
+    let sizes = Sizes {
+        batch: config.data.batch_size,
+        height: config.data.size,
+        width: config.data.size,
+    };
+    make_engine(&description, sizes)
+}
+
+/// Reads every training picture once, for `--strict`, which promises an answer before the run.
+fn check_all(
+    collections: &Collections,
+    config: &Config,
+    options: &Options<'_>,
+) -> Result<(), Error> {
+    let reading = reading_of(config, options);
+    let train = &collections.train;
+    let mut table = ImageTable::new(train.len());
+    let rows = (0..train.len() as u64).collect();
+    let load = load_options(reading.batch, reading.workers, false);
+    for batch in feed::views(train, rows, reading.size, load) {
+        reading.poll()?;
+        table.skip(&batch?.skipped, true, &mut ())?;
+    }
+    Ok(())
+}
+
+/// A resumed run needs the collection it was started with.
+fn check_length(
+    config: &Config,
+    collections: &Collections,
+    folder: &RunFolder,
+) -> Result<(), Error> {
+    let now = collections.train.len();
+    match (config.model.memory_bank.length, &config.data.path) {
+        (Some(then), Some(path)) if then != now => Err(Error::input(format!(
+            "--resume {}: the run was started with {then} pictures, but {} now holds {now}; \
+             restore the collection, or start a new run",
+            folder.path().display(),
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// SHA-256 of a configuration, less what never changes a result.
+fn fingerprint(config: &Config) -> Result<String, Error> {
+    let mut config = config.clone();
+    config.data.workers = 0;
+    Ok(ContentHash::of(config.to_toml()?.as_bytes()).to_string())
+}
+
+fn reading_of<'a>(config: &Config, options: &Options<'a>) -> Reading<'a> {
+    Reading {
+        size: config.data.size,
+        batch: config.data.batch_size,
+        workers: options.workers.unwrap_or(config.data.workers),
+        threads: options.threads,
+        stop: options.stop,
+    }
+}
+
+/// A run in progress.
+struct Trainer<'a> {
+    config: Config,
+    collections: Collections,
+    engine: Box<dyn Engine>,
+    folder: RunFolder,
+    metrics: Metrics,
+    images: ImageTable,
+    schedule: Schedule,
+    split: Option<KnnSplit>,
+    reading: Reading<'a>,
+    strict: bool,
+    progress: &'a mut dyn Progress,
+    timing: Timing,
+    cursor: Cursor,
+    log: LossSum,
+    epoch_loss: LossSum,
+    figures: Figures,
+    /// Unreadable rows that were known when the epoch began.
+    epoch_skipped: BTreeSet<u64>,
+    /// Evaluation views of the images that the collapse indicator looks at.
+    sample: Option<Batch>,
+    /// The newest checkpoint of this process or the one it came from.
+    saved: Option<PathBuf>,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(
+        config: Config,
+        collections: Collections,
+        engine: Box<dyn Engine>,
+        folder: RunFolder,
+        meta: Option<Meta>,
+        options: &Options<'a>,
+        progress: &'a mut dyn Progress,
+        timing: Timing,
+    ) -> Result<Self, Error> {
+        let images = collections.train.len();
+        let metrics = Metrics::open(&folder.metrics(), meta.as_ref().map(|meta| meta.cursor))?;
+        let (split, notes) = collections.knn_split(&config, config.evaluation.max_rows);
+        notes.iter().for_each(|note| progress.note(note));
+        let batch = config.data.batch_size;
+        let steps = epoch::steps(images, batch, config.data.drop_last);
+        let schedule = Schedule::new(
+            &config.lr_config,
+            config.optimizer.lr,
+            config.runner.max_epochs,
+            steps,
+        );
+        let mut table = ImageTable::new(images);
+        let mut saved = None;
+        if let Some(meta) = &meta {
+            let settled = meta.cursor.epoch > 0;
+            table.restore(&meta.skipped, settled, collections.train.as_ref());
+            saved = Some(
+                folder
+                    .checkpoints()
+                    .join(checkpoint::file_name(meta.cursor.step)),
+            );
+        }
+        let (cursor, log, epoch_loss, figures, epoch_skipped) = meta
+            .map(|m| (m.cursor, m.log, m.epoch, m.figures, m.epoch_skipped))
+            .unwrap_or_default();
+        let mut trainer = Trainer {
+            reading: reading_of(&config, options),
+            config,
+            collections,
+            engine,
+            folder,
+            metrics,
+            images: table,
+            schedule,
+            split,
+            strict: options.strict,
+            progress,
+            timing,
+            cursor,
+            log,
+            epoch_loss,
+            figures,
+            epoch_skipped,
+            sample: None,
+            saved,
+        };
+        trainer.announce();
+        Ok(trainer)
+    }
+
+    fn announce(&mut self) {
+        let info = self.engine.info();
+        let description = self.engine.description();
+        let data = &self.config.data;
+        let images = self.collections.train.len();
+        let epochs = self.config.runner.max_epochs;
+        let steps = u64::from(epochs) * epoch::steps(images, data.batch_size, data.drop_last);
+        let started = Started {
+            run: self.folder.path().to_path_buf(),
+            images,
+            epochs,
+            steps,
+            step: self.cursor.step,
+            batch: data.batch_size,
+            chance_loss: self.chance_loss(),
+            parameters: description.network.parameter_count(),
+            engine: info.engine.to_string(),
+            device: info.device,
+            planned_bytes: info.planned_bytes,
+            knn_queries: self.split.as_ref().map_or(0, |split| split.queries.len()),
+        };
+        self.progress.started(&started);
+    }
+
+    fn chance_loss(&self) -> f64 {
+        let method = self.engine.description().method;
+        method.map_or(0.0, |method| method.chance_loss())
+    }
+
+    /// All that comes before the first step: the bank's start, the figures to compare with, the
+    /// table of images and the checkpoint of step 0.
+    fn begin(&mut self) -> Result<(), Error> {
+        match self.before_steps() {
+            Err(Error::Interrupted(_)) => Err(Error::Interrupted(format!(
+                "stopped before the first step; continue with npid train --resume {}",
+                self.folder.path().display()
+            ))),
+            other => other,
+        }
+    }
+
+    fn before_steps(&mut self) -> Result<(), Error> {
+        let total = self.collections.train.len();
+        let train = self.collections.train.clone();
+        let (images, progress, strict) = (&mut self.images, &mut *self.progress, self.strict);
+        let mut unreadable = Vec::new();
+        let mut done = 0;
+        start::fill_bank(
+            self.engine.as_mut(),
+            &self.config,
+            &train,
+            self.reading,
+            &mut |batch| {
+                images.read(batch);
+                unreadable.extend(images.skip(&batch.skipped, strict, progress)?);
+                done += batch.rows.len() + batch.skipped.len();
+                progress.working("first features", done, total);
+                Ok(())
+            },
+        )?;
+        self.exclude(&unreadable)?;
+        if self.split.is_some() {
+            let untrained = self.measure(KnnSubject::Untrained)?;
+            let pixels = self.measure(KnnSubject::Pixels)?;
+            for report in [&untrained, &pixels].into_iter().flatten() {
+                self.metrics.write(&Line::Knn(report))?;
+            }
+            self.figures.untrained = untrained;
+            self.figures.pixels = pixels;
+        }
+        self.images.write(&self.folder.images(), train.as_ref())?;
+        self.save()
+    }
+
+    /// A kNN figure, told to the listener; `None` without labels.
+    fn measure(
+        &mut self,
+        subject: KnnSubject,
+    ) -> Result<Option<crate::progress::KnnReport>, Error> {
+        let Some(split) = &self.split else {
+            return Ok(None);
+        };
+        let measurement = Measurement {
+            split,
+            collections: &self.collections,
+            k: self.config.evaluation.k,
+            tau: self.config.evaluation.temperature,
+            reading: self.reading,
+        };
+        let progress = &mut *self.progress;
+        let report = if subject == KnnSubject::Pixels {
+            measurement.pixels(&mut |done, total| {
+                progress.working("kNN of raw pixels", done, total);
+            })?
+        } else {
+            // At the end of an epoch its number is one more than that of finished epochs.
+            let trained = u32::from(subject == KnnSubject::Trained);
+            let when = (self.cursor.epoch + trained, self.cursor.step);
+            measurement.network(self.engine.as_mut(), subject, when, &mut |done, total| {
+                progress.working("kNN", done, total);
+            })?
+        };
+        progress.knn(&report);
+        Ok(Some(report))
+    }
+
+    /// Excludes rows from the bank for good.
+    fn exclude(&mut self, rows: &[u64]) -> Result<(), Error> {
+        if !rows.is_empty() {
+            self.engine.exclude_rows(rows)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint and removes those that are no longer kept.
+    fn save(&mut self) -> Result<(), Error> {
+        self.metrics.sync()?;
+        let meta = Meta {
+            version: checkpoint::VERSION,
+            cursor: self.cursor,
+            seed: self.config.seed,
+            skipped: self.images.skipped(),
+            epoch_skipped: self.epoch_skipped.clone(),
+            config: fingerprint(&self.config)?,
+            log: self.log,
+            epoch: self.epoch_loss,
+            figures: self.figures.clone(),
+        };
+        let path = checkpoint::save(&self.folder.checkpoints(), self.engine.as_ref(), &meta)?;
+        self.progress.checkpoint(&path, self.cursor.step);
+        self.saved = Some(path);
+        let best = self.figures.best.map(|best| best.step);
+        let keep = self.config.checkpoint.keep;
+        self.folder.prune(self.cursor.step, keep, best)
+    }
+
+    /// What to say of a run that was asked to stop.
+    fn interrupted(&self) -> Error {
+        Error::Interrupted(format!(
+            "stopped in epoch {} after step {}; continue with npid train --resume {}",
+            self.cursor.epoch + 1,
+            self.cursor.step,
+            self.folder.path().display()
+        ))
+    }
+
+    fn summary(&self) -> Summary {
+        let Figures {
+            pixels,
+            untrained,
+            trained,
+            ..
+        } = &self.figures;
+        Summary {
+            run: self.folder.path().to_path_buf(),
+            epochs: self.cursor.epoch,
+            steps: self.cursor.step,
+            loss: self.epoch_loss.mean(),
+            chance_loss: self.chance_loss(),
+            knn_top1: trained.as_ref().map(|report| report.knn_top1),
+            knn_top5: trained.as_ref().map(|report| report.knn_top5),
+            knn_top1_untrained: untrained.as_ref().map(|report| report.knn_top1),
+            knn_top1_pixels: pixels.as_ref().map(|report| report.knn_top1),
+            skipped: self.images.skipped_count(),
+            images_per_s: self.timing.run_images_per_s(),
+            seconds: self.timing.seconds(),
+        }
+    }
+}
