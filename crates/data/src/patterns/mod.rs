@@ -184,14 +184,14 @@ impl Look {
         };
         let rotation = turn(s);
         let mirror = if s.below(2) == 0 { -1.0 } else { 1.0 };
-        let slope = s.uniform(0.0, 0.5);
+        let slope = s.uniform(0.0, 0.3);
         let (cos, sin) = turn(s);
         Look {
             rotation,
             mirror,
             colours: colours(s),
             light: (slope * cos, slope * sin),
-            noise: s.uniform(0.0, 0.06),
+            noise: s.uniform(0.0, 0.03),
         }
     }
 
@@ -234,7 +234,7 @@ fn colours(s: &mut Stream) -> [[f64; 3]; 2] {
     loop {
         let pair: [[f64; 3]; 2] =
             std::array::from_fn(|_| std::array::from_fn(|_| s.uniform(0.05, 0.95)));
-        if (brightness(&pair[0]) - brightness(&pair[1])).abs() >= 0.3 {
+        if (brightness(&pair[0]) - brightness(&pair[1])).abs() >= 0.4 {
             return pair;
         }
     }

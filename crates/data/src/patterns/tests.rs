@@ -15,15 +15,15 @@ fn pictures_are_pinned() {
     };
     assert_eq!(
         hash(Split::Train, 0, 32, 0..20),
-        "1b636f0f5e743d3f123c954da6b98da2cbc59afc48df37599eb2a10defeb5278"
+        "?"
     );
     assert_eq!(
         hash(Split::Val, 0, 32, 0..20),
-        "36409980a33f2299aa58a2cef0594238f7f894f52a11c11d4e0c056dd3d59a07"
+        "?"
     );
     assert_eq!(
         hash(Split::Train, 1 << 40 | 3, 45, 10..20),
-        "e3d7c6a9ae526886c914ad536e0cb7d5e9ba4dfda688d8c7a17938449e4e8f84"
+        "?"
     );
 }
 
@@ -124,7 +124,7 @@ fn figure_and_ground_are_both_seen() {
 }
 
 /// The size is the resolution alone: 96x96 averaged to 32x32 is the 32x32 picture, but for the
-/// noise (at most 0.06 of 255) and the antialiasing of edges.
+/// noise (at most 3 % of the range) and the antialiasing of edges.
 #[test]
 fn a_larger_picture_shows_the_same() {
     let (small, large) = (
@@ -145,7 +145,7 @@ fn a_larger_picture_shows_the_same() {
             total += (mean - f64::from(value)).abs();
         }
         let mean = total / a.len() as f64;
-        assert!(mean < 14.0, "{}: {mean}", small.name(row));
+        assert!(mean < 10.0, "{}: {mean}", small.name(row));
     }
 }
 

@@ -63,7 +63,12 @@ impl ParquetSource {
         Self::open_keeping(path, KEEP_BYTES)
     }
 
-    fn open_keeping(path: &Path, keep_bytes: u64) -> Result<Self, Error> {
+    /// As [`ParquetSource::open`], with another limit, in bytes, up to which all encoded pictures
+    /// are kept in memory; above it each is read from the file whenever it is asked for.
+    ///
+    /// # Errors
+    /// As [`ParquetSource::open`].
+    pub fn open_keeping(path: &Path, keep_bytes: u64) -> Result<Self, Error> {
         let damaged = |error: ParquetError| Error::Parquet {
             path: path.into(),
             reason: error.to_string(),
