@@ -1,0 +1,280 @@
+//! The command line: what can be typed, and nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Learns image features without labels (non-parametric instance discrimination), measures them
+/// and writes them out.
+#[derive(Debug, Parser)]
+#[command(name = "npid", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train on a folder of pictures or a parquet file; on built-in pictures with nothing given.
+    Train(Train),
+    /// Measure the features of a run.
+    #[command(subcommand)]
+    Eval(Eval),
+    /// Write the feature of every picture of a collection.
+    Embed(Embed),
+    /// Look at collections of pictures.
+    #[command(subcommand)]
+    Data(Data),
+    /// Time the engines.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+/// Flags of `npid train`.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// Name of a recipe, or a TOML file [default: `folder` with --data, else `patterns`]
+    pub recipe: Option<String>,
+    /// Pictures to train on: a folder (sub-folders are classes, or none) or a parquet file
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Labelled pictures that ask in the kNN figure [default: some of the training pictures]
+    #[arg(long, value_name = "PATH")]
+    pub val: Option<PathBuf>,
+    /// The run's folder; a taken name gets a number [default: runs/RECIPE]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on with the run in this folder, by the configuration saved there
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["recipe", "data", "val", "out", "set"])]
+    pub resume: Option<PathBuf>,
+    /// Set a key of the recipe, such as optimizer.lr=0.1 or seed=1; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Stop at the first picture that can't be read, instead of skipping and listing it
+    #[arg(long)]
+    pub strict: bool,
+    /// Threads that load pictures, ahead of the step [default: npid chooses]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub workers: Option<usize>,
+    /// List the embedded recipes and exit
+    #[arg(long)]
+    pub list_recipes: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What computes.
+#[derive(Debug, Args)]
+pub struct Machine {
+    /// What computes; auto takes the cpu engine
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Type of the activations; auto takes the device's best, f32
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub dtype: Dtype,
+    /// Threads that compute; never changes a result [default: all cores]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+}
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best that works here.
+    Auto,
+    /// The cpu engine.
+    Cpu,
+    /// The reference engine: slow, plain loops on one thread.
+    Reference,
+}
+
+/// `--dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// The device's best.
+    Auto,
+    /// 32-bit floating point.
+    F32,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Output {
+    /// Print the result as one JSON object, on the last line of standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `npid eval`.
+#[derive(Debug, Subcommand)]
+pub enum Eval {
+    /// Let the nearest training pictures vote for each query's class.
+    Knn(Knn),
+}
+
+/// Flags of `npid eval knn`.
+#[derive(Debug, Args)]
+pub struct Knn {
+    /// The run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// Labelled pictures that ask [default: the run's own]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Neighbours that vote [default: the run's evaluation.k]
+    #[arg(short, long, value_name = "K", value_parser = at_least_one)]
+    pub k: Option<usize>,
+    /// Temperature of the votes exp(similarity / T) [default: the run's evaluation.temperature]
+    #[arg(long, value_name = "T", value_parser = above_zero)]
+    pub temperature: Option<f64>,
+    /// Threads that load pictures [default: npid chooses]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub workers: Option<usize>,
+    #[command(flatten)]
+    pub machine: Machine,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Flags of `npid embed`.
+#[derive(Debug, Args)]
+pub struct Embed {
+    /// The run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// Pictures to embed: a folder or a parquet file [default: the run's training pictures]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Where to write the features, N x D; FILE.parquet beside it says which row is which picture
+    #[arg(long, value_name = "FILE.npy")]
+    pub out: PathBuf,
+    /// Threads that load pictures [default: npid chooses]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub workers: Option<usize>,
+    #[command(flatten)]
+    pub machine: Machine,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `npid data`.
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// Show what npid finds at a path.
+    Inspect {
+        /// A folder or a parquet file
+        path: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Write the built-in pictures as PNG files, DIR/train and DIR/val.
+    Patterns {
+        /// A new or empty folder
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// `npid bench`.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// A training step: ResNet, linear layer, exact softmax over the bank, SGD, bank update.
+    Step(Step),
+}
+
+/// Flags of `npid bench step`.
+#[derive(Debug, Args)]
+pub struct Step {
+    /// Depth of the ResNet: 18, 34, 50, 101 or 152
+    #[arg(long, default_value_t = 18)]
+    pub depth: usize,
+    /// First layers of the ResNet
+    #[arg(long, value_enum, default_value_t = StemArg::Cifar)]
+    pub stem: StemArg,
+    /// Channels of the first stage
+    #[arg(long, default_value_t = 64, value_parser = at_least_one)]
+    pub width: usize,
+    /// Images of a step
+    #[arg(long, default_value_t = 128, value_parser = at_least_one)]
+    pub batch: usize,
+    /// Height and width of the images
+    #[arg(long, default_value_t = 32, value_parser = at_least_one)]
+    pub size: usize,
+    /// Rows of the memory bank
+    #[arg(long, default_value_t = 50_000, value_parser = at_least_one)]
+    pub bank: usize,
+    /// Dimension of the features
+    #[arg(long, default_value_t = 128, value_parser = at_least_one)]
+    pub dim: usize,
+    /// Steps that are timed
+    #[arg(long, default_value_t = 10, value_parser = at_least_one)]
+    pub steps: usize,
+    /// Steps before those
+    #[arg(long, default_value_t = 3)]
+    pub warmup: usize,
+    /// Forward pass only, in evaluation mode
+    #[arg(long)]
+    pub eval: bool,
+    #[command(flatten)]
+    pub machine: Machine,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `--stem`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StemArg {
+    /// 3x3, stride 1.
+    Cifar,
+    /// 7x7, stride 2, then a max pool.
+    Imagenet,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".to_string()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("it must be a whole number, at least 1".to_string()),
+    }
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if (x as f32) > 0.0 && (x as f32).is_finite() => Ok(x),
+        _ => Err("it must be a finite number above 0".to_string()),
+    }
+}
+
+/// Parses the command line.
+///
+/// # Errors
+/// One line for a usage error. Help and version are printed and end the process with 0.
+pub fn parse() -> Result<Cli, String> {
+    Cli::try_parse().map_err(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        one_line(&error.render().to_string())
+    })
+}
+
+/// clap's message without its usage section, on one line.
+fn one_line(rendered: &str) -> String {
+    let paragraphs: Vec<String> = (rendered.split("\n\n"))
+        .map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "))
+        .filter(|p| !p.is_empty() && !p.starts_with("Usage:") && !p.starts_with("For more"))
+        .collect();
+    let message = paragraphs.join("; ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    // Without a command clap answers with the whole help.
+    if rendered.contains("\nCommands:") {
+        return "no command; try npid train, or npid --help for all of them".to_string();
+    }
+    format!("{message}; try --help")
+}

@@ -1,0 +1,277 @@
+//! What a run looks like while it runs: a bar on a terminal, plain lines elsewhere.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use npid_learn::progress::{EpochReport, KnnReport, KnnSubject, Progress, Started, StepReport};
+
+/// Weight of the newest step in the loss that the bar shows.
+const SMOOTHING: f64 = 0.05;
+
+/// Where lines go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    /// Standard output is for people.
+    Stdout,
+    /// Standard output is for a machine's one line.
+    Stderr,
+}
+
+/// Shows the progress of a command.
+pub struct Display {
+    lines: Lines,
+    /// The bar, where standard error is a terminal.
+    bar: Option<ProgressBar>,
+    run: Option<Run>,
+    /// The work before or after training that is shown.
+    working: Option<String>,
+}
+
+/// A run under way.
+struct Run {
+    started: Started,
+    since: Instant,
+    /// Smoothed loss.
+    loss: Option<f64>,
+    wait: Option<f64>,
+}
+
+impl Display {
+    /// For a command that prints for people, or one JSON object.
+    pub fn new(json: bool) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+            bar.set_style(style("{msg}"));
+            bar
+        });
+        Display {
+            lines: if json { Lines::Stderr } else { Lines::Stdout },
+            bar,
+            run: None,
+            working: None,
+        }
+    }
+
+    /// Removes the bar; what was printed stays.
+    pub fn finish(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Prints a line beside the bar. A closed pipe doesn't end a run.
+    fn line(&self, text: &str) {
+        let lines = self.lines;
+        let print = || {
+            let _ = match lines {
+                Lines::Stdout => writeln!(std::io::stdout(), "{text}"),
+                Lines::Stderr => writeln!(std::io::stderr(), "{text}"),
+            };
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+impl Run {
+    /// Steps a second since this process began to train, and what is left of the run.
+    fn pace(&self, step: u64) -> Option<(f64, Duration)> {
+        let done = step.saturating_sub(self.started.step);
+        let elapsed = self.since.elapsed().as_secs_f64();
+        if done == 0 || elapsed <= 0.0 {
+            return None;
+        }
+        let rate = done as f64 / elapsed;
+        let left = self.started.steps.saturating_sub(step) as f64 / rate;
+        Some((rate, Duration::from_secs_f64(left)))
+    }
+
+    fn left(&self, step: u64) -> String {
+        match self.pace(step) {
+            Some((_, left)) => format!("{} left", duration(left)),
+            None => String::new(),
+        }
+    }
+}
+
+impl Progress for Display {
+    fn started(&mut self, started: &Started) {
+        self.line(&format!(
+            "{}: {} pictures, {} epochs of batches of {}, {} weights; {} ({})",
+            started.run.display(),
+            started.images,
+            started.epochs,
+            started.batch,
+            started.parameters,
+            started.engine,
+            started.device,
+        ));
+        self.line(&format!(
+            "The loss of features that know nothing is {:.3}: it starts near there (at times \
+             above), and learning shows as a fall below it.",
+            started.chance_loss
+        ));
+        if started.step > 0 {
+            self.line(&format!("Going on after step {}.", started.step));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_length(started.steps);
+            bar.set_position(started.step);
+            bar.set_style(style("{bar:24} {pos}/{len} {msg}"));
+        }
+        self.working = None;
+        self.run = Some(Run {
+            started: started.clone(),
+            since: Instant::now(),
+            loss: None,
+            wait: None,
+        });
+    }
+
+    fn working(&mut self, what: &str, done: usize, total: usize) {
+        let announced = self.working.as_deref() == Some(what) && done < total;
+        self.working = (done < total).then(|| what.to_string());
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(format!("{what}: {done} of {total}"));
+                bar.tick();
+            }
+            // Once for each piece of work, at its beginning, if it takes more than one batch.
+            None if !announced && done < total => self.line(&format!("{what} ...")),
+            None => {}
+        }
+    }
+
+    fn tick(&mut self, epoch: u32, step: u64, loss: f64) {
+        let Some(run) = &mut self.run else { return };
+        let smooth = run.loss.map_or(loss, |old| old + SMOOTHING * (loss - old));
+        run.loss = Some(smooth);
+        let Some(bar) = &self.bar else { return };
+        let started = &run.started;
+        let speed = run.pace(step).map_or(String::new(), |(rate, left)| {
+            let images = rate * started.batch as f64;
+            format!(", {images:.0} images/s, {} left", duration(left))
+        });
+        let wait = (run.wait).map_or(String::new(), |w| format!(", {w:.0} % waiting for data"));
+        bar.set_position(step);
+        bar.set_message(format!(
+            "epoch {epoch}/{}, loss {smooth:.3} (chance {:.3}){speed}{wait}",
+            started.epochs, started.chance_loss
+        ));
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        let waiting = percent(report.wait_s, report.wait_s + report.step_s);
+        let Some(run) = &mut self.run else { return };
+        run.wait = Some(waiting);
+        if self.bar.is_some() {
+            return;
+        }
+        let text = format!(
+            "epoch {}/{}  step {}/{}  loss {:.4} (chance {:.3})  lr {:.4}  {:.0} images/s  wait \
+             {waiting:.0} %  {}",
+            report.epoch,
+            run.started.epochs,
+            report.step,
+            run.started.steps,
+            report.loss,
+            run.started.chance_loss,
+            report.lr,
+            report.images_per_s,
+            run.left(report.step),
+        );
+        self.line(text.trim_end());
+    }
+
+    fn epoch(&mut self, report: &EpochReport) {
+        let Some(run) = &self.run else { return };
+        // On a terminal the bar says the rest.
+        if self.bar.is_some() && report.knn_top1.is_none() && report.epoch != run.started.epochs {
+            return;
+        }
+        let knn =
+            (report.knn_top1).map_or(String::new(), |top1| format!("  kNN top-1 {top1:.1} %"));
+        let skipped = match report.skipped {
+            0 => String::new(),
+            n => format!("  {n} unreadable pictures skipped"),
+        };
+        self.line(&format!(
+            "epoch {}/{} done  loss {:.4}  spread {:.2}  {:.0} images/s{knn}{skipped}",
+            report.epoch, run.started.epochs, report.loss, report.spread, report.images_per_s
+        ));
+    }
+
+    fn knn(&mut self, report: &KnnReport) {
+        let what = match report.subject {
+            KnnSubject::Pixels => "raw pixels",
+            KnnSubject::Untrained => "the untrained network",
+            // The epoch's line has it.
+            KnnSubject::Trained => return,
+        };
+        self.line(&format!(
+            "kNN top-1 of {what}: {:.1} % ({} queries, {} pictures vote, k {})",
+            report.knn_top1, report.queries, report.rows, report.k
+        ));
+    }
+
+    fn checkpoint(&mut self, path: &Path, step: u64) {
+        // Every epoch has one; only a bar's message would be too short-lived to say so.
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("saved {} (step {step})", path.display()));
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        self.line(text);
+    }
+
+    fn warning(&mut self, text: &str) {
+        let print = || eprintln!("warning: {text}");
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // The templates are ours and valid; a broken one would only look plain.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn percent(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 {
+        100.0 * part / whole
+    } else {
+        0.0
+    }
+}
+
+/// Two units at most: `3d 4h`, `2h 5m`, `1m 20s`, `45s`.
+pub fn duration(time: Duration) -> String {
+    let s = time.as_secs_f64().round() as u64;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m {}s", s / 60, s % 60),
+        3600..86400 => format!("{}h {}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d {}h", s / 86400, s % 86400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units() {
+        let said = [0.4, 59.4, 80.0, 7505.0, 273_600.0].map(Duration::from_secs_f64);
+        assert_eq!(
+            said.map(duration),
+            ["0s", "59s", "1m 20s", "2h 5m", "3d 4h"]
+        );
+    }
+}

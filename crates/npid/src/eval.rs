@@ -1,0 +1,50 @@
+//! `npid eval`.
+
+use npid_learn::{Error, eval};
+
+use crate::args::Knn;
+use crate::display::Display;
+use crate::engine::engine;
+use crate::stop;
+
+/// Measures a run's kNN figure.
+///
+/// # Errors
+/// If the run or the queries can't be used.
+pub fn knn(args: &Knn) -> Result<(), Error> {
+    let mut display = Display::new(args.output.json);
+    let options = eval::Options {
+        threads: args.machine.threads.unwrap_or(0),
+        workers: args.workers,
+        stop: stop::flag(),
+    };
+    let report = eval::evaluate_knn(
+        &args.run,
+        args.data.as_deref(),
+        args.k,
+        args.temperature,
+        &options,
+        |description, sizes| engine(&args.machine, description, sizes),
+        &mut display,
+    );
+    display.finish();
+    let report = report?;
+    if args.output.json {
+        let line = serde_json::to_string(&report)
+            .map_err(|error| Error::run(format!("the result can't be printed: {error}")))?;
+        say!("{line}");
+        return Ok(());
+    }
+    say!(
+        "kNN top-1: {:.1} %, top-5: {:.1} %  (after epoch {}; {} queries, {} pictures vote, k {}, \
+         temperature {})",
+        report.knn_top1,
+        report.knn_top5,
+        report.epoch,
+        report.queries,
+        report.rows,
+        report.k,
+        report.tau,
+    );
+    Ok(())
+}

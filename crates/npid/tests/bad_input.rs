@@ -1,0 +1,200 @@
+//! Bad input on the real binary: exit code 2, exactly one line on standard error that names what
+//! is wrong, and nothing left behind.
+
+mod common;
+
+use common::{Scratch, png};
+use std::fs;
+
+#[test]
+fn paths_that_hold_no_pictures() {
+    let s = Scratch::new();
+    s.refuses("train --data nowhere", &["nowhere", "no such"]);
+    s.refuses("train --data pictures --val nowhere", &["nowhere"]);
+    fs::create_dir(s.path("empty")).unwrap();
+    s.refuses("train --data empty", &["empty", "no JPEG or PNG"]);
+    fs::create_dir(s.path("broken")).unwrap();
+    for name in ["a.jpg", "b.png"] {
+        fs::write(s.path("broken").join(name), "just text").unwrap();
+    }
+    s.refuses(
+        "train --data broken",
+        &["none of the 2 pictures can be read", "a.jpg"],
+    );
+    fs::write(s.path("notes.txt"), "just text").unwrap();
+    s.refuses("train --data notes.txt", &["notes.txt", "not a collection"]);
+    fs::write(s.path("cut.parquet"), "PAR1 and then nothing").unwrap();
+    s.refuses("train --data cut.parquet", &["cut.parquet", "parquet"]);
+    s.refuses("data inspect nowhere", &["nowhere"]);
+    s.refuses("data inspect empty", &["empty"]);
+    s.refuses("data inspect broken", &["none of the 2"]);
+}
+
+#[test]
+fn recipes_that_do_not_exist_or_are_no_recipes() {
+    let s = Scratch::new();
+    s.refuses("train pattern", &["pattern", "did you mean patterns"]);
+    s.refuses("train none.toml", &["none.toml", "cannot be read"]);
+    fs::write(s.path("bad.toml"), "seed = 1\n[model\n").unwrap();
+    s.refuses("train bad.toml", &["bad.toml, line 2"]);
+    fs::write(s.path("bare.toml"), "seed = 1\n").unwrap();
+    s.refuses("train bare.toml", &["bare.toml", "model"]);
+    s.refuses("train npid_resnet50_8xb32-steplr-200e_in1k", &["--data"]);
+}
+
+#[test]
+fn keys_and_types_in_a_recipe() {
+    let s = Scratch::new();
+    let recipe = include_str!("../../../recipes/patterns.toml");
+    for (from, to, parts) in [
+        (
+            "weight_decay",
+            "weightdecay",
+            &["my.toml", "optimizer.weightdecay", "weight_decay"][..],
+        ),
+        (
+            "\"SoftmaxHead\"",
+            "\"NoHead\"",
+            &["my.toml", "model.head.type", "ContrastiveHead"],
+        ),
+        (
+            "\"SimpleMemory\"",
+            "\"Queue\"",
+            &["my.toml", "model.memory_bank.type", "SimpleMemory"],
+        ),
+        (
+            "max_epochs = ",
+            "max_epochs = 0.",
+            &["my.toml", "runner.max_epochs", "float"],
+        ),
+        (
+            "[model.head]",
+            "[model.hat]",
+            &["my.toml", "model.hat", "head"],
+        ),
+    ] {
+        assert!(recipe.contains(from));
+        fs::write(s.path("my.toml"), recipe.replacen(from, to, 1)).unwrap();
+        s.refuses("train my.toml", parts);
+    }
+}
+
+#[test]
+fn values_that_can_not_be_used() {
+    let s = Scratch::new();
+    for (set, part) in [
+        ("model.neg_num=0", "neg_num"),
+        ("model.head.temperature=0", "temperature"),
+        ("model.head.temperature=-0.5", "temperature"),
+        ("optimizer.lr=quick", "optimizer.lr"),
+        ("optimizer.rate=1", "optimizer.rate"),
+        ("data.batch_size=1001", "data.batch_size"),
+        ("model.memory_bank.length=7", "memory_bank.length"),
+    ] {
+        s.refuses(&format!("train --set {set}"), &[part]);
+    }
+    s.refuses("train --set seed", &["--set seed", "key=value"]);
+}
+
+#[test]
+fn settings_that_do_not_fit_the_pictures() {
+    let s = Scratch::new();
+    let contrastive = "--set model.head.type=ContrastiveHead --set model.ensure_neg=true";
+    let small = "--set data.batch_size=1 --set model.neck.norm=false";
+    fs::create_dir(s.path("one")).unwrap();
+    fs::write(s.path("one/a.png"), png(8, 8, 0)).unwrap();
+    s.refuses(
+        &format!("train --data one {contrastive} {small}"),
+        &["model.ensure_neg"],
+    );
+    // Three pictures, batches of 16.
+    s.refuses("train --data pictures", &["data.batch_size", "3"]);
+}
+
+#[test]
+fn flags() {
+    let s = Scratch::new();
+    s.refuses("", &["npid train"]);
+    s.refuses("trian", &["trian", "train"]);
+    s.refuses("train --epochs 3", &["--epochs"]);
+    s.refuses(
+        "train --device gpu",
+        &["--device", "gpu", "cpu", "reference"],
+    );
+    s.refuses("train --dtype f64", &["--dtype", "f32"]);
+    s.refuses("train --threads 0", &["--threads", "at least 1"]);
+    s.refuses("train --workers many", &["--workers"]);
+    s.refuses(
+        "train --resume runs/x --data pictures",
+        &["--resume", "--data"],
+    );
+    s.refuses("eval knn", &["--run"]);
+    s.refuses("embed --run runs/x", &["--out"]);
+    s.refuses("eval knn --run runs/x -k 0", &["-k", "at least 1"]);
+    s.refuses(
+        "eval knn --run runs/x --temperature 0",
+        &["--temperature", "above 0"],
+    );
+    s.refuses(
+        "bench step --depth 19 --device reference",
+        &["--depth", "19"],
+    );
+    let output = s.npid("train").env("NPID_CPU", "mmx").output().unwrap();
+    s.check_refused(output, "NPID_CPU=mmx", &["NPID_CPU", "mmx", "portable"]);
+}
+
+#[test]
+fn run_folders_that_are_none() {
+    let s = Scratch::new();
+    for command in [
+        "train --resume gone",
+        "eval knn --run gone",
+        "embed --run gone --out e.npy",
+    ] {
+        s.refuses(command, &["gone"]);
+    }
+    for command in [
+        "train --resume pictures",
+        "eval knn --run pictures",
+        "embed --run pictures --out e.npy",
+    ] {
+        s.refuses(command, &["pictures", "config.toml"]);
+    }
+}
+
+#[test]
+fn folders_that_can_not_be_written() {
+    let s = Scratch::new();
+    fs::write(s.path("file"), "in the way").unwrap();
+    // Holds for root too, unlike a folder without write permission.
+    s.refuses(
+        "train --device reference --out file/run",
+        &["--out", "file"],
+    );
+    s.refuses("data patterns --out file/run", &["--out", "file"]);
+    s.refuses(
+        "data patterns --out pictures",
+        &["--out", "pictures", "empty"],
+    );
+}
+
+#[test]
+fn help_and_lists_are_no_errors() {
+    let s = Scratch::new();
+    for (command, part) in [
+        ("--help", "Usage"),
+        ("--version", env!("CARGO_PKG_VERSION")),
+        ("train --help", "--list-recipes"),
+        (
+            "train --list-recipes",
+            "npid_resnet50_8xb32-steplr-200e_in1k",
+        ),
+        ("bench step --help", "--width"),
+    ] {
+        let output = s.npid(command).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{command}");
+        assert!(text.contains(part), "{command}: {text}");
+        assert!(output.stderr.is_empty(), "{command}");
+    }
+}
