@@ -102,7 +102,7 @@ fn raw_pixels_do_not_tell_the_classes_apart() {
 /// scale that is drawn.
 #[test]
 fn figure_and_ground_are_both_seen() {
-    for label in 0..CLASSES.len() {
+    for (label, class) in CLASSES.into_iter().enumerate() {
         for item in 0..200 {
             let mut stream = Stream::new(0, Purpose::Bench, label as u32, item, 0);
             let shape = Shape::draw(label, &mut stream);
@@ -114,11 +114,7 @@ fn figure_and_ground_are_both_seen() {
             });
             let figure = points.filter(|&(u, v)| shape.contains(u, v)).count();
             let share = figure as f64 / (64.0 * 64.0);
-            assert!(
-                (0.08..0.85).contains(&share),
-                "{} {item}: {share}",
-                CLASSES[label]
-            );
+            assert!((0.08..0.85).contains(&share), "{class} {item}: {share}");
         }
     }
 }
