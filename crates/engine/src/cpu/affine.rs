@@ -140,24 +140,20 @@ pub unsafe fn store<S: Simd>(p: *mut f32, v: S::V, n: usize) {
     }
 }
 
-/// Calls `each(channel, vectors, lanes)` for all of `channels`: two whole vectors (often a cache
-/// line) at once where there are, else one of `lanes` numbers.
+/// Parts of `channels` as `(channel, vectors, lanes)`: two whole vectors (often a cache line) where
+/// there are, else one of `lanes` numbers.
 #[inline(always)]
 pub fn by_vectors<S: Simd>(
     channels: std::ops::Range<usize>,
-    mut each: impl FnMut(usize, usize, usize),
-) {
+) -> impl Iterator<Item = (usize, usize, usize)> {
     let mut c = channels.start;
-    while c < channels.end {
-        let left = channels.end - c;
-        if left >= 2 * S::LANES {
-            each(c, 2, S::LANES);
-            c += 2 * S::LANES;
-        } else {
-            each(c, 1, left.min(S::LANES));
-            c += left.min(S::LANES);
-        }
-    }
+    std::iter::from_fn(move || {
+        let left = channels.end.checked_sub(c).filter(|left| *left > 0)?;
+        let at = c;
+        let vectors = if left >= 2 * S::LANES { 2 } else { 1 };
+        c += (vectors * S::LANES).min(left);
+        Some((at, vectors, left.min(S::LANES)))
+    })
 }
 
 /// Writes mean and Σ (x - mean)² of each channel over a block of pixels to `to[c]` and
@@ -173,7 +169,7 @@ pub unsafe fn block_statistics<S: Simd>(
     channels: std::ops::Range<usize>,
     to: Ptr,
 ) {
-    by_vectors::<S>(channels, |c, vectors, n| {
+    for (c, vectors, n) in by_vectors::<S>(channels) {
         // SAFETY: `vectors` vectors, the last of n lanes, of the block's pixels.
         unsafe {
             let pixels = pixels.clone();
@@ -183,7 +179,7 @@ pub unsafe fn block_statistics<S: Simd>(
                 statistics_of::<S, 1>(x.add(c), all, pixels, n, to.add(c));
             }
         }
-    });
+    }
 }
 
 #[inline(always)]
@@ -197,46 +193,59 @@ unsafe fn statistics_of<S: Simd, const NV: usize>(
     let count = pixels.len() as f32;
     // SAFETY: the caller's promise.
     unsafe {
-        // Several sums at once, so that an addition needn't wait for the one before.
-        let sum_up = |mean: [S::V; NV], square: bool| {
-            let mut sums = [[S::zero(); NV]; 4];
-            let mut pixel = pixels.start;
-            while pixel < pixels.end {
-                let together = (pixels.end - pixel).min(4);
-                for j in 0..4 {
-                    if j < together {
-                        for v in 0..NV {
-                            let at = x.add((pixel + j) * all + v * S::LANES).raw();
-                            let d = S::sub(load::<S>(at, n), mean[v]);
-                            sums[j][v] = if square {
-                                S::fma(d, d, sums[j][v])
-                            } else {
-                                S::add(d, sums[j][v])
-                            };
-                        }
-                    }
-                }
-                pixel += together;
-            }
-            let mut total = [S::zero(); NV];
-            for v in 0..NV {
-                let (a, b) = (
-                    S::add(sums[0][v], sums[1][v]),
-                    S::add(sums[2][v], sums[3][v]),
-                );
-                total[v] = S::add(a, b);
-            }
-            total
-        };
-        let sums = sum_up([S::zero(); NV], false);
-        let mut mean = [S::zero(); NV];
+        let zero = [S::zero(); NV];
+        let sums = sum_up::<S, NV, false>(x, all, pixels.clone(), n, zero);
+        let mut mean = zero;
         for v in 0..NV {
             mean[v] = S::mul(sums[v], S::splat(1.0 / count));
         }
-        let squares = sum_up(mean, true);
+        let squares = sum_up::<S, NV, true>(x, all, pixels, n, mean);
         for v in 0..NV {
             store::<S>(to.add(v * S::LANES).raw(), mean[v], n);
             store::<S>(to.add(all + v * S::LANES).raw(), squares[v], n);
         }
+    }
+}
+
+/// Σ (x - mean) or Σ (x - mean)² of NV vectors, the last of n lanes. Four sums at once, so that an
+/// addition needn't wait for the one before.
+#[inline(always)]
+unsafe fn sum_up<S: Simd, const NV: usize, const SQUARE: bool>(
+    x: Ptr,
+    all: usize,
+    pixels: std::ops::Range<usize>,
+    n: usize,
+    mean: [S::V; NV],
+) -> [S::V; NV] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[S::zero(); NV]; 4];
+        let mut pixel = pixels.start;
+        while pixel < pixels.end {
+            let together = (pixels.end - pixel).min(4);
+            for (j, sums) in sums.iter_mut().enumerate() {
+                if j < together {
+                    for v in 0..NV {
+                        let at = x.add((pixel + j) * all + v * S::LANES).raw();
+                        let d = S::sub(load::<S>(at, n), mean[v]);
+                        sums[v] = if SQUARE {
+                            S::fma(d, d, sums[v])
+                        } else {
+                            S::add(d, sums[v])
+                        };
+                    }
+                }
+            }
+            pixel += together;
+        }
+        let mut total = [S::zero(); NV];
+        for v in 0..NV {
+            let (a, b) = (
+                S::add(sums[0][v], sums[1][v]),
+                S::add(sums[2][v], sums[3][v]),
+            );
+            total[v] = S::add(a, b);
+        }
+        total
     }
 }

@@ -238,7 +238,7 @@ impl Kernel for ReduceBlock<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        by_vectors::<S>(0..self.maps.channels, |c, vectors, n| {
+        for (c, vectors, n) in by_vectors::<S>(0..self.maps.channels) {
             // SAFETY: passed on.
             unsafe {
                 if vectors == 2 {
@@ -247,7 +247,7 @@ impl Kernel for ReduceBlock<'_> {
                     self.columns::<S, 1>(c, n);
                 }
             }
-        });
+        }
     }
 }
 

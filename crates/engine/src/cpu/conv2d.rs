@@ -448,7 +448,7 @@ impl Kernel for WalkBlock<'_> {
                 .cast_const();
             if walk.pixels <= SMALL_MAP {
                 for pixel in 0..walk.pixels {
-                    split_rows(self.rows.len(), S::ROWS, |image, rows| {
+                    for (image, rows) in split_rows(self.rows.len(), S::ROWS) {
                         let image = self.rows.start + image;
                         // SAFETY: rows lie in this task's images; the caller's promise.
                         unsafe {
@@ -458,10 +458,10 @@ impl Kernel for WalkBlock<'_> {
                                 by_rows!(S, rows, 1, image_tile(&self, image, pixel, p, b));
                             }
                         }
-                    });
+                    }
                 }
             } else {
-                split_rows(self.rows.len(), S::ROWS, |row, rows| {
+                for (row, rows) in split_rows(self.rows.len(), S::ROWS) {
                     let row = self.rows.start + row;
                     // SAFETY: rows lie in this task's pixels; the caller's promise.
                     unsafe {
@@ -471,7 +471,7 @@ impl Kernel for WalkBlock<'_> {
                             by_rows!(S, rows, 1, pixel_tile(&self, row, p, b));
                         }
                     }
-                });
+                }
             }
         }
         if self.after.affine.is_none() && self.after.statistics.is_none() {
@@ -641,7 +641,7 @@ impl Kernel for GradientBlock<'_> {
                         (image, pixel) = (image + 1, 0);
                     }
                 }
-                split_rows(ci, S::ROWS, |c, rows| {
+                for (c, rows) in split_rows(ci, S::ROWS) {
                     let to = (self.dw.raw()).wrapping_add((tap * ci + c) * co + column);
                     // SAFETY: `a` point at pixels of ci channels, c + rows <= ci; `to` is this
                     // task's part.
@@ -663,7 +663,7 @@ impl Kernel for GradientBlock<'_> {
                             );
                         }
                     }
-                });
+                }
             }
             accumulate = true;
             at += n;

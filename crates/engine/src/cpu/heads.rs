@@ -4,7 +4,7 @@
 //! a segment of rows (or of negatives); segments are fixed by the shape and merged in their order.
 //! No logit and no gathered row outlives its block: extra memory is O(B·D) a segment.
 
-use npid_network::method::NegativeSampler;
+use npid_network::method::{NegativeSampler, Negatives};
 
 use super::memory::{Buffer, Ptr};
 use super::simd::{Isa, Kernel, Simd};
@@ -236,7 +236,7 @@ impl Kernel for SoftmaxSegment<'_> {
                     transposed[d * step + j] = *x;
                 }
             }
-            split_rows(count, S::ROWS, |image, rows| {
+            for (image, rows) in split_rows(count, S::ROWS) {
                 // SAFETY: `rows` images from `image`; `to` is this segment's own.
                 unsafe {
                     by_rows!(
@@ -260,7 +260,7 @@ impl Kernel for SoftmaxSegment<'_> {
                     let block = bank.as_ptr().add(at * dim);
                     by_rows!(S, rows, 2, sum_tiles(&self, image, block, n, &logits));
                 }
-            });
+            }
             at += n;
         }
     }
@@ -416,33 +416,14 @@ impl Kernel for NegativeSegment<'_> {
             }
             Draws::Given(_) => None,
         };
-        let draw = |k: usize| match (&sampled, self.draws) {
-            (Some(negatives), _) => negatives.get(k as u32),
-            (None, Draws::Given(given)) => given[self.image * self.neg_num + k],
-            (None, Draws::Sampled { .. }) => unreachable!("sampled draws have a sampler"),
-        };
-        let end = self.negatives.end;
         let mut next = [bank.as_ptr(); BLOCK_NEGATIVES];
-        let fill = |at: usize, block: &mut [*const f32; BLOCK_NEGATIVES]| {
-            let n = BLOCK_NEGATIVES.min(end - at);
-            for (j, p) in block[..n].iter_mut().enumerate() {
-                let row = &bank[draw(at + j) as usize * dim..][..dim];
-                *p = row.as_ptr();
-                // The rows lie anywhere: ask for them a block ahead.
-                for line in (0..dim).step_by(16) {
-                    // SAFETY: a prefetch touches nothing.
-                    unsafe { S::prefetch(row.as_ptr().wrapping_add(line)) };
-                }
-            }
-            n
-        };
         let mut at = self.negatives.start;
-        let mut n = fill(at, &mut next);
+        let mut n = self.fetch::<S>(at, &sampled, &mut next);
         while n > 0 {
             let block = next;
             let here = n;
             at += here;
-            n = if at < end { fill(at, &mut next) } else { 0 };
+            n = self.fetch::<S>(at, &sampled, &mut next);
             let mut s = [0f32; BLOCK_NEGATIVES];
             // SAFETY: `block` holds `here` rows of D numbers.
             unsafe {
@@ -452,6 +433,35 @@ impl Kernel for NegativeSegment<'_> {
                 add_rows::<S>(&block[..here], &s, &mut partial[2..]);
             }
         }
+    }
+}
+
+impl NegativeSegment<'_> {
+    /// Draws the block of negatives from `at` on and asks for their rows, which lie anywhere;
+    /// returns how many there are.
+    #[inline(always)]
+    fn fetch<S: Simd>(
+        &self,
+        at: usize,
+        sampled: &Option<Negatives<'_>>,
+        block: &mut [*const f32; BLOCK_NEGATIVES],
+    ) -> usize {
+        let dim = self.comparison.dim;
+        let n = BLOCK_NEGATIVES.min(self.negatives.end.saturating_sub(at));
+        for (j, p) in block[..n].iter_mut().enumerate() {
+            let row = match (sampled, self.draws) {
+                (Some(negatives), _) => negatives.get((at + j) as u32),
+                (None, Draws::Given(given)) => given[self.image * self.neg_num + at + j],
+                (None, Draws::Sampled { .. }) => unreachable!("sampled draws have a sampler"),
+            };
+            let row = &self.comparison.bank[row as usize * dim..][..dim];
+            *p = row.as_ptr();
+            for line in (0..dim).step_by(16) {
+                // SAFETY: a prefetch touches nothing.
+                unsafe { S::prefetch(row.as_ptr().wrapping_add(line)) };
+            }
+        }
+        n
     }
 }
 

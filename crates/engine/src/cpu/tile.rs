@@ -82,16 +82,19 @@ pub unsafe fn put<S: Simd, const NV: usize>(
 }
 
 /// Splits `n` rows into tiles of at most `most`, as equal as possible (a tile of few rows can't
-/// hide the latency of its FMAs): calls `each(first, rows)`.
+/// hide the latency of its FMAs): `(first, rows)` of each.
+///
+/// An iterator rather than a function that takes a closure: a closure is a function of its own,
+/// which would be compiled without the instruction set of its surroundings.
 #[inline(always)]
-pub fn split_rows(n: usize, most: usize, mut each: impl FnMut(usize, usize)) {
+pub fn split_rows(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let tiles = n.div_ceil(most);
     let mut first = 0;
-    for t in 0..tiles {
+    (0..tiles).map(move |t| {
         let rows = (n - first).div_ceil(tiles - t);
-        each(first, rows);
         first += rows;
-    }
+        (first - rows, rows)
+    })
 }
 
 /// Calls `$f::<S, M, NV>($args)` with the constant M that equals `$rows` (1 to `S::ROWS`).
