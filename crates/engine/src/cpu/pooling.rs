@@ -101,7 +101,7 @@ fn positions(
     (0..window.kernel * window.kernel).filter_map(move |p| {
         let y = (oy * window.stride + p / window.kernel).wrapping_sub(window.padding);
         let x = (ox * window.stride + p % window.kernel).wrapping_sub(window.padding);
-        (y < input.h && x < input.w).then_some((p, (y * input.w + x) * input.c))
+        (y < input.h && x < input.w).then(|| (p, (y * input.w + x) * input.c))
     })
 }
 
