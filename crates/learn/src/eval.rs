@@ -110,7 +110,9 @@ where
     if let Some(tau) = tau
         && !((tau as f32).is_finite() && tau as f32 > 0.0)
     {
-        return Err(Error::input(format!("--tau {tau}: it must be above 0")));
+        return Err(Error::input(format!(
+            "--temperature {tau}: it must be above 0"
+        )));
     }
     let queries = data.map(source::open).transpose()?;
     let mut trained = Trained::open(folder, make_engine, progress)?;
@@ -133,9 +135,7 @@ where
     let cursor = trained.checkpoint.meta().cursor;
     let when = (cursor.epoch, cursor.step);
     let engine = trained.engine.as_mut();
-    let report = measurement.network(engine, KnnSubject::Trained, when, &mut |done, total| {
-        progress.working("kNN", done, total);
-    })?;
+    let report = measurement.network(engine, KnnSubject::Trained, when, true, progress)?;
     progress.knn(&report);
     Ok(report)
 }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use npid_data::loader::Batch;
+use npid_data::loader::{Batch, Skipped};
 use npid_data::source::Source;
 use npid_engine::{Engine, Images, Norm, Output};
 use npid_search::{Options, TopK, knn_accuracy, vote};
@@ -17,7 +17,7 @@ use npid_search::{Options, TopK, knn_accuracy, vote};
 use crate::collections::{Collections, KnnSplit};
 use crate::error::Error;
 use crate::feed::{self, load_options};
-use crate::progress::{KnnReport, KnnSubject};
+use crate::progress::{KnnReport, KnnSubject, Progress};
 
 /// Height and width of raw pixels that are compared.
 pub const PIXELS_SIZE: usize = 32;
@@ -101,9 +101,9 @@ fn embed(
     source: &Arc<dyn Source>,
     rows: &[u64],
     reading: Reading<'_>,
-    each: &mut dyn FnMut(usize),
+    each: &mut dyn FnMut(&Batch),
 ) -> Result<(Vec<u64>, Vec<f32>), Error> {
-    let (mut read, mut all, mut done) = (Vec::new(), Vec::new(), 0);
+    let (mut read, mut all) = (Vec::new(), Vec::new());
     let rows = rows.to_vec();
     embed_each(
         engine,
@@ -114,8 +114,7 @@ fn embed(
         &mut |batch, features| {
             read.extend_from_slice(&batch.rows);
             all.extend_from_slice(features);
-            done += batch.rows.len() + batch.skipped.len();
-            each(done);
+            each(batch);
             Ok(())
         },
     )?;
@@ -137,7 +136,8 @@ pub struct Measurement<'a> {
 }
 
 impl Measurement<'_> {
-    /// The figure of the network as it is.
+    /// The figure of the network as it is, after `epoch` epochs and `step` steps. With `warn`,
+    /// `progress` hears of queries that can't be read; they are left out, as voters are.
     ///
     /// # Errors
     /// [`Error::Interrupted`] when asked to stop.
@@ -146,18 +146,25 @@ impl Measurement<'_> {
         engine: &mut dyn Engine,
         subject: KnnSubject,
         (epoch, step): (u32, u64),
-        each: &mut dyn FnMut(usize, usize),
+        warn: bool,
+        progress: &mut dyn Progress,
     ) -> Result<KnnReport, Error> {
         let split = self.split;
         let total = split.voters.len() + split.queries.len();
         let train = &self.collections.train;
         let reading = self.reading;
-        let (voters, bank) = embed(engine, train, &split.voters, reading, &mut |done| {
-            each(done, total)
+        let mut done = 0;
+        let (voters, bank) = embed(engine, train, &split.voters, reading, &mut |batch| {
+            done += batch.rows.len() + batch.skipped.len();
+            progress.working("kNN", done, total);
         })?;
         let source = split.query_source(self.collections);
-        let (asked, queries) = embed(engine, source, &split.queries, reading, &mut |done| {
-            each(split.voters.len() + done, total)
+        let (asked, queries) = embed(engine, source, &split.queries, reading, &mut |batch| {
+            for Skipped { name, reason, .. } in batch.skipped.iter().filter(|_| warn) {
+                progress.warning(&format!("no query: {name} can't be read ({reason})"));
+            }
+            done += batch.rows.len() + batch.skipped.len();
+            progress.working("kNN", done, total);
         })?;
         let report = knn_accuracy(
             &queries,
@@ -188,7 +195,7 @@ impl Measurement<'_> {
     ///
     /// # Errors
     /// [`Error::Interrupted`] when asked to stop.
-    pub fn pixels(&self, each: &mut dyn FnMut(usize, usize)) -> Result<KnnReport, Error> {
+    pub fn pixels(&self, progress: &mut dyn Progress) -> Result<KnnReport, Error> {
         let split = self.split;
         let stride = split.queries.len().div_ceil(MAX_PIXEL_QUERIES).max(1);
         let asking: Vec<u64> = split.queries.iter().copied().step_by(stride).collect();
@@ -199,7 +206,8 @@ impl Measurement<'_> {
         let mut nearest = vec![Vec::new(); asked.len()];
         let mut votes_possible = 0;
         for (block, voters) in split.voters.chunks(PIXEL_BLOCK).enumerate() {
-            each(asking.len() + block * PIXEL_BLOCK, total);
+            let done = asking.len() + block * PIXEL_BLOCK;
+            progress.working("kNN of raw pixels", done, total);
             let (rows, pixels) = self.correlated(&self.collections.train, voters)?;
             if rows.is_empty() {
                 continue;
@@ -219,7 +227,6 @@ impl Measurement<'_> {
                 keep_nearest(nearest, self.k, rows, similarities, &voter_labels);
             }
         }
-        each(total, total);
         let (mut first, mut among_five) = (0, 0);
         for (nearest, label) in nearest.iter().zip(&labels) {
             let (similarities, classes): (Vec<f32>, Vec<u32>) = nearest.iter().copied().unzip();

@@ -208,20 +208,22 @@ where
     make_engine(&description, sizes)
 }
 
-/// Reads every training picture once, for `--strict`, which promises an answer before the run.
+/// Reads every picture once, for `--strict`, which promises an answer before the run.
 fn check_all(
     collections: &Collections,
     config: &Config,
     options: &Options<'_>,
 ) -> Result<(), Error> {
     let reading = reading_of(config, options);
-    let train = &collections.train;
-    let mut table = ImageTable::new(train.len());
-    let rows = (0..train.len() as u64).collect();
     let load = load_options(reading.batch, reading.workers, false);
-    for batch in feed::views(train, rows, reading.size, load) {
-        reading.poll()?;
-        table.skip(&batch?.skipped, true, &mut ())?;
+    for source in [Some(&collections.train), collections.val.as_ref()] {
+        let Some(source) = source else { continue };
+        let mut table = ImageTable::new(source.len());
+        let rows = (0..source.len() as u64).collect();
+        for batch in feed::views(source, rows, reading.size, load) {
+            reading.poll()?;
+            table.skip(&batch?.skipped, true, &mut ())?;
+        }
     }
     Ok(())
 }
@@ -440,16 +442,14 @@ impl<'a> Trainer<'a> {
         };
         let progress = &mut *self.progress;
         let report = if subject == KnnSubject::Pixels {
-            measurement.pixels(&mut |done, total| {
-                progress.working("kNN of raw pixels", done, total);
-            })?
+            measurement.pixels(progress)?
         } else {
             // At the end of an epoch its number is one more than that of finished epochs.
             let trained = u32::from(subject == KnnSubject::Trained);
             let when = (self.cursor.epoch + trained, self.cursor.step);
-            measurement.network(self.engine.as_mut(), subject, when, &mut |done, total| {
-                progress.working("kNN", done, total);
-            })?
+            // Queries are the same throughout; those held out are in the table of images.
+            let warn = trained == 0 && !split.held_out;
+            measurement.network(self.engine.as_mut(), subject, when, warn, progress)?
         };
         progress.knn(&report);
         Ok(Some(report))
