@@ -10,6 +10,9 @@ use npid_learn::progress::{EpochReport, KnnReport, KnnSubject, Progress, Started
 /// Weight of the newest step in the loss that the bar shows.
 const SMOOTHING: f64 = 0.05;
 
+/// Work that takes less is not announced with a line.
+const SOON: Duration = Duration::from_secs(3);
+
 /// Where lines go.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lines {
@@ -26,7 +29,15 @@ pub struct Display {
     bar: Option<ProgressBar>,
     run: Option<Run>,
     /// The work before or after training that is shown.
-    working: Option<String>,
+    working: Option<Work>,
+}
+
+/// Work before or after the steps.
+struct Work {
+    what: String,
+    since: Instant,
+    /// Whether a line has said so.
+    announced: bool,
 }
 
 /// A run under way.
@@ -101,13 +112,12 @@ impl Run {
 impl Progress for Display {
     fn started(&mut self, started: &Started) {
         self.line(&format!(
-            "{}: {} pictures, {} epochs of batches of {}, {} weights; {} ({})",
+            "{}: {} pictures, {} epochs of batches of {}, {} weights; on {}",
             started.run.display(),
             started.images,
             started.epochs,
             started.batch,
             started.parameters,
-            started.engine,
             started.device,
         ));
         self.line(&format!(
@@ -133,16 +143,27 @@ impl Progress for Display {
     }
 
     fn working(&mut self, what: &str, done: usize, total: usize) {
-        let announced = self.working.as_deref() == Some(what) && done < total;
-        self.working = (done < total).then(|| what.to_string());
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(format!("{what}: {done} of {total}"));
-                bar.tick();
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{what}: {done} of {total}"));
+            bar.tick();
+            return;
+        }
+        // Elsewhere what is quickly over isn't worth a line.
+        match &mut self.working {
+            Some(work) if work.what == what && done < total => {
+                if !work.announced && work.since.elapsed() > SOON {
+                    work.announced = true;
+                    self.line(&format!("{what}: {done} of {total} ..."));
+                }
             }
-            // Once for each piece of work, at its beginning, if it takes more than one batch.
-            None if !announced && done < total => self.line(&format!("{what} ...")),
-            None => {}
+            _ if done < total => {
+                self.working = Some(Work {
+                    what: what.to_string(),
+                    since: Instant::now(),
+                    announced: false,
+                });
+            }
+            _ => self.working = None,
         }
     }
 

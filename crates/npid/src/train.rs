@@ -13,6 +13,9 @@ use crate::display::{Display, duration};
 use crate::engine::engine;
 use crate::stop;
 
+/// The recipe for the built-in pictures.
+const BUILT_IN: &str = "patterns";
+
 /// Trains a new run, or goes on with one, and says what came out of it.
 ///
 /// # Errors
@@ -54,7 +57,7 @@ fn settings(args: &Train) -> Result<(Config, PathBuf), Error> {
     let default = if args.data.is_some() {
         "folder"
     } else {
-        "patterns"
+        BUILT_IN
     };
     let recipe = recipes::find(args.recipe.as_deref().unwrap_or(default))?;
     let mut config = load(&recipe, &args.set)?;
@@ -66,10 +69,10 @@ fn settings(args: &Train) -> Result<(Config, PathBuf), Error> {
     if let Some(path) = &args.val {
         config.data.val = Some(path.clone());
     }
-    let needs_pictures = config.data.path.is_none() && config.model.memory_bank.length.is_some();
-    if needs_pictures && recipe.path.is_none() {
+    // The embedded recipes but one are settings for pictures that somebody has.
+    if config.data.path.is_none() && recipe.path.is_none() && recipe.name != BUILT_IN {
         return Err(Error::input(format!(
-            "--data: {} is a recipe for pictures that you have; say where they are with --data PATH",
+            "--data: recipe {} needs pictures; say where they are with --data PATH",
             recipe.name
         )));
     }

@@ -151,6 +151,8 @@ where
     let mut engine = prepare(&config, &collections, make_engine)?;
     let checkpoint = match found {
         Some((checkpoint, warnings)) => {
+            // An error comes alone: what is only odd is said once the checkpoint is taken.
+            checkpoint.load_into(engine.as_mut(), true)?;
             warnings.iter().for_each(|text| progress.warning(text));
             if checkpoint.meta().config != fingerprint(&config)? {
                 progress.warning(&format!(
@@ -159,7 +161,6 @@ where
                     folder.config().display()
                 ));
             }
-            checkpoint.load_into(engine.as_mut(), true)?;
             Some(checkpoint)
         }
         None => {

@@ -1,0 +1,60 @@
+//! `npid bench step` does the work of training: its loss is the reference engine's.
+
+use crate::scratch::Scratch;
+use serde_json::Value;
+
+/// The object that `bench step` prints on `device`.
+fn step(s: &Scratch, device: &str, more: &str) -> Value {
+    let arguments = format!(
+        "bench step --depth 18 --width 4 --batch 6 --bank 50 --dim 16 --steps 3 \
+         --warmup 2 --threads 1 --json --device {device} {more}"
+    );
+    let output = s.npid(&arguments).output().unwrap();
+    assert!(output.status.success());
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_loss_after_its_steps_is_the_reference_engines() {
+    let s = Scratch::new();
+    for stem in ["--stem cifar --size 16", "--stem imagenet --size 64"] {
+        let [cpu, reference] = ["cpu", "reference"].map(|device| step(&s, device, stem));
+        let loss = |line: &Value| line["loss"].as_f64().unwrap();
+        let (cpu_loss, expected) = (loss(&cpu), loss(&reference));
+        assert!(
+            (cpu_loss - expected).abs() < 1e-3 * expected,
+            "{cpu_loss}, but the reference engine has {expected}"
+        );
+        assert_eq!(cpu["steps"], 5);
+        assert_eq!(cpu["device"], "cpu");
+        assert_eq!(reference["device"], "reference");
+    }
+}
+
+#[test]
+fn its_keys_are_those_of_the_scripts_it_is_read_beside() {
+    let s = Scratch::new();
+    for (more, what) in [("--size 9", "train"), ("--size 9 --eval", "eval")] {
+        let line = step(&s, "cpu", more);
+        for key in [
+            "peer",
+            "depth",
+            "stem",
+            "width",
+            "batch",
+            "size",
+            "dtype",
+            "device",
+            "compile",
+            "threads",
+            "median_s",
+            "min_s",
+            "images_per_s",
+            "peak_mb",
+        ] {
+            assert!(line.get(key).is_some(), "{key}: {line}");
+        }
+        assert_eq!(line["what"], what);
+        assert!(line["median_s"].as_f64() >= line["min_s"].as_f64());
+    }
+}

@@ -1,0 +1,6 @@
+//! The real binary, each case in a folder of its own.
+
+mod bad_input;
+mod bench;
+mod run;
+mod scratch;

@@ -1,0 +1,277 @@
+//! A run from the command line: trained, measured, embedded, interrupted, resumed, and what its
+//! folder refuses.
+
+use crate::scratch::{Scratch, png};
+use serde_json::Value;
+use std::fs;
+use std::path::PathBuf;
+
+/// Settings under which a run takes a moment.
+const SMALL: &str = "--threads 1 --workers 1 --set model.backbone.type=ResNet_CIFAR \
+    --set model.backbone.base_channels=2 --set model.neck.out_channels=8 --set data.size=12 \
+    --set data.batch_size=4 --set runner.max_epochs=2 --set evaluation.k=3";
+
+/// A folder `many` of 20 pictures in two classes, with whatever `extra` adds.
+fn many(s: &Scratch, extra: &[(&str, &[u8])]) {
+    for i in 0..20u32 {
+        let class = s.path("many").join(["cats", "dogs"][i as usize % 2]);
+        fs::create_dir_all(&class).unwrap();
+        fs::write(class.join(format!("{i:02}.png")), png(16, 14, i)).unwrap();
+    }
+    for (name, bytes) in extra {
+        fs::write(s.path("many").join(name), bytes).unwrap();
+    }
+}
+
+/// Runs `npid`, which must succeed; its standard output.
+#[track_caller]
+fn succeeds(s: &Scratch, arguments: &str) -> String {
+    let output = s.npid(arguments).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "`{arguments}`: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// As [`succeeds`]; standard output is one JSON object and nothing else.
+#[track_caller]
+fn answers(s: &Scratch, arguments: &str) -> Value {
+    let stdout = succeeds(s, arguments);
+    assert_eq!(stdout.lines().count(), 1, "{stdout}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+fn checkpoints(s: &Scratch, run: &str) -> Vec<PathBuf> {
+    let folder = s.path(run).join("checkpoints");
+    let mut all: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_run_is_trained_measured_and_embedded() {
+    let s = Scratch::new();
+    many(&s, &[]);
+    let summary = answers(&s, &format!("train --data many --val many --json {SMALL}"));
+    assert_eq!(summary["run"], "runs/folder");
+    assert_eq!(
+        (&summary["epochs"], &summary["steps"]),
+        (&2.into(), &10.into())
+    );
+    for key in [
+        "loss",
+        "knn_top1",
+        "knn_top1_untrained",
+        "knn_top1_pixels",
+        "images_per_s",
+        "seconds",
+    ] {
+        assert!(summary[key].is_f64(), "{key}: {summary}");
+    }
+    let chance = summary["chance_loss"].as_f64().unwrap();
+    assert!((chance - 20f64.ln()).abs() < 1e-9, "{chance}");
+    // Every picture is its own nearest neighbour, the best of three votes or tied at worst.
+    assert!(summary["knn_top1_pixels"].as_f64().unwrap() > 40.0);
+
+    let figure = answers(&s, "eval knn --run runs/folder --json");
+    assert_eq!(figure["knn_top1"], summary["knn_top1"]);
+    assert_eq!((&figure["k"], &figure["queries"]), (&3.into(), &20.into()));
+    let nearest = answers(&s, "eval knn --run runs/folder -k 1 --data many --json");
+    assert_eq!(nearest["knn_top1"], 100.0, "queries are among the voters");
+
+    let embedded = answers(&s, "embed --run runs/folder --data many --out e.npy --json");
+    assert_eq!(
+        (&embedded["rows"], &embedded["dim"]),
+        (&20.into(), &8.into())
+    );
+    let array = fs::read(s.path("e.npy")).unwrap();
+    assert!(array.starts_with(b"\x93NUMPY"));
+    assert!(s.path("e.parquet").is_file());
+    s.refuses(
+        "embed --run runs/folder --data many --out e.npy",
+        &["e.npy", "exists"],
+    );
+    s.refuses(
+        "embed --run runs/folder --data many --out e.txt",
+        &["--out", ".npy"],
+    );
+    // The table of a run is a parquet file without pictures.
+    s.refuses(
+        "train --data runs/folder/images.parquet",
+        &["images.parquet", "no image column"],
+    );
+
+    // The configuration that the run wrote repeats it, in a folder with a number.
+    let again = answers(
+        &s,
+        "train runs/folder/config.toml --out runs/folder --threads 1 --json",
+    );
+    assert_eq!(again["run"], "runs/folder-2");
+    assert_eq!(again["loss"], summary["loss"]);
+    let last = |run| fs::read(checkpoints(&s, run).pop().unwrap()).unwrap();
+    assert!(
+        last("runs/folder") == last("runs/folder-2"),
+        "not the same bits"
+    );
+}
+
+#[test]
+fn people_are_told_what_it_means_and_what_is_next() {
+    let s = Scratch::new();
+    many(&s, &[]);
+    let text = succeeds(
+        &s,
+        &format!("train --data many {SMALL} --set log.interval=2"),
+    );
+    for part in [
+        "chance 2.996",
+        "epoch 2/2 done",
+        "kNN top-1:",
+        "untrained network",
+        "raw pixels",
+        "npid eval knn --run runs/folder",
+    ] {
+        assert!(text.contains(part), "no `{part}` in {text}");
+    }
+    assert!(!text.contains('\r') && !text.contains('\x1b'), "{text}");
+}
+
+#[test]
+fn pictures_without_classes_are_enough() {
+    let s = Scratch::new();
+    fs::create_dir(s.path("flat")).unwrap();
+    for i in 0..9 {
+        fs::write(s.path("flat").join(format!("{i}.png")), png(9, 9, i)).unwrap();
+    }
+    let summary = answers(&s, &format!("train --data flat --json {SMALL}"));
+    assert_eq!(summary["knn_top1"], Value::Null);
+    s.refuses("eval knn --run runs/folder", &["labels"]);
+}
+
+#[test]
+fn unreadable_pictures_are_skipped_and_listed_or_fatal() {
+    let s = Scratch::new();
+    let whole = png(16, 16, 3);
+    many(
+        &s,
+        &[
+            ("cats/cut.png", &whole[..whole.len() / 2]),
+            ("dogs/text.jpg", b"text"),
+        ],
+    );
+    s.refuses(
+        &format!("train --data many --strict {SMALL}"),
+        &["cut.png", "--strict"],
+    );
+    let arguments = format!("train --data many --json {SMALL}");
+    let output = s.npid(&arguments).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    for name in ["cut.png", "text.jpg"] {
+        assert!(stderr.contains(name), "{name}: {stderr}");
+    }
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["skipped"], 2);
+}
+
+#[test]
+fn checkpoints_that_are_cut_short_or_of_another_network_are_refused() {
+    let s = Scratch::new();
+    many(&s, &[]);
+    succeeds(&s, &format!("train --data many {SMALL} --out run"));
+    let config = fs::read_to_string(s.path("run/config.toml")).unwrap();
+    let wider = config.replace("base_channels = 2", "base_channels = 3");
+    let wider = wider.replace("in_channels = 16", "in_channels = 24");
+    fs::write(s.path("run/config.toml"), wider).unwrap();
+    for command in [
+        "train --resume run --threads 1",
+        "eval knn --run run",
+        "embed --run run --out e.npy",
+    ] {
+        s.refuses(command, &["backbone.conv1.weight"]);
+    }
+    fs::write(s.path("run/config.toml"), config).unwrap();
+    for path in checkpoints(&s, "run") {
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    for command in ["train --resume run --threads 1", "eval knn --run run"] {
+        s.refuses(command, &["step-", "cut short"]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_the_run_goes_on() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    let s = Scratch::new();
+    many(&s, &[]);
+    let long = SMALL.replace("max_epochs=2", "max_epochs=100000");
+    let arguments = format!("train --data many --out run {long} --set log.interval=1");
+    let mut child = (s
+        .npid(&arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped()))
+    .spawn()
+    .unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    // Past the first epoch, so that a step of this process is what is saved.
+    let mut lines = stdout.lines();
+    assert!(lines.any(|line| line.unwrap().contains("epoch 2/")));
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    lines.for_each(drop);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("npid train --resume run"), "{stderr}");
+
+    let newest = checkpoints(&s, "run").pop().unwrap();
+    let name = newest.file_stem().unwrap().to_str().unwrap().to_string();
+    let step: u64 = name.trim_start_matches("step-").parse().unwrap();
+    assert!(step > 5, "{step}");
+    let config = s.path("run/config.toml");
+    let epochs = step / 5 + 1;
+    let shorter = fs::read_to_string(&config)
+        .unwrap()
+        .replace("max_epochs = 100000", &format!("max_epochs = {epochs}"));
+    fs::write(&config, shorter).unwrap();
+    let text = succeeds(&s, "train --resume run --threads 1");
+    assert!(
+        text.contains(&format!("Going on after step {step}.")),
+        "{text}"
+    );
+    let metrics = fs::read_to_string(s.path("run/metrics.jsonl")).unwrap();
+    let steps: Vec<u64> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["kind"] == "step")
+        .map(|line| line["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(
+        steps,
+        (1..=epochs * 5).collect::<Vec<_>>(),
+        "each step once"
+    );
+}
+
+#[test]
+fn the_built_in_pictures_can_be_written_and_looked_at() {
+    let s = Scratch::new();
+    let written = answers(&s, "data patterns --out p --json");
+    assert_eq!(written["train"], "p/train");
+    let found = answers(&s, "data inspect p/train --json");
+    assert_eq!(
+        (&found["images"], &found["classes"]),
+        (&1000.into(), &10.into())
+    );
+    let text = succeeds(&s, "data inspect p/val");
+    assert!(text.contains("zigzag: 100"), "{text}");
+    s.refuses("data patterns --out p", &["p", "empty"]);
+}
