@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::Error;
-use crate::config::load::did_you_mean;
+use crate::config::load::{did_you_mean, end};
 
 /// A configuration's text and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +53,8 @@ pub fn find(name: &str) -> Result<Recipe, Error> {
     }
     let names = EMBEDDED.iter().map(|(known, _)| *known);
     Err(Error::input(format!(
-        "no recipe or file is called {name}{}; recipes are {}",
-        did_you_mean(name, names.clone()),
+        "no recipe or file is called {name}{} recipes are {}",
+        end(did_you_mean(name, names.clone())),
         names.collect::<Vec<_>>().join(", ")
     )))
 }

@@ -274,7 +274,17 @@ fn one_line(rendered: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(&message);
     // Without a command clap answers with the whole help.
     if rendered.contains("\nCommands:") {
-        return "no command; try npid train, or npid --help for all of them".to_string();
+        let usage = rendered
+            .lines()
+            .find_map(|line| line.strip_prefix("Usage: "));
+        let usage = usage.unwrap_or("npid <COMMAND>");
+        let commands: Vec<&str> = (rendered.lines())
+            .skip_while(|line| *line != "Commands:")
+            .skip(1)
+            .map_while(|line| line.split_whitespace().next())
+            .filter(|name| *name != "help")
+            .collect();
+        return format!("no command; {usage} is one of {}", commands.join(", "));
     }
     format!("{message}; try --help")
 }

@@ -43,7 +43,8 @@ struct Work {
 /// A run under way.
 struct Run {
     started: Started,
-    since: Instant,
+    /// When the first step of this process was done, and which it was.
+    first: Option<(Instant, u64)>,
     /// Smoothed loss.
     loss: Option<f64>,
     wait: Option<f64>,
@@ -89,10 +90,11 @@ impl Display {
 }
 
 impl Run {
-    /// Steps a second since this process began to train, and what is left of the run.
+    /// Steps a second since the first of this process, and the time that is left by that.
     fn pace(&self, step: u64) -> Option<(f64, Duration)> {
-        let done = step.saturating_sub(self.started.step);
-        let elapsed = self.since.elapsed().as_secs_f64();
+        let (since, first) = self.first?;
+        let done = step.saturating_sub(first);
+        let elapsed = since.elapsed().as_secs_f64();
         if done == 0 || elapsed <= 0.0 {
             return None;
         }
@@ -136,7 +138,7 @@ impl Progress for Display {
         self.working = None;
         self.run = Some(Run {
             started: started.clone(),
-            since: Instant::now(),
+            first: None,
             loss: None,
             wait: None,
         });
@@ -171,6 +173,7 @@ impl Progress for Display {
         let Some(run) = &mut self.run else { return };
         let smooth = run.loss.map_or(loss, |old| old + SMOOTHING * (loss - old));
         run.loss = Some(smooth);
+        run.first.get_or_insert_with(|| (Instant::now(), step));
         let Some(bar) = &self.bar else { return };
         let started = &run.started;
         let speed = run.pace(step).map_or(String::new(), |(rate, left)| {

@@ -24,7 +24,6 @@ pub fn load(recipe: &Recipe, sets: &[String]) -> Result<Config, Error> {
             .map_err(|why| Error::input(format!("--set {set}: {why}")))?;
         keys.push((key, set.as_str()));
     }
-    fill_in_sizes(&mut table);
     let config = structure(table).and_then(|config| {
         config.check()?;
         Ok(config)
@@ -75,7 +74,8 @@ fn touches(key: &str, wrong: &str) -> bool {
 }
 
 /// Reads a table as a configuration.
-fn structure(table: Table) -> Result<Config, Invalid> {
+fn structure(mut table: Table) -> Result<Config, Invalid> {
+    fill_in_sizes(&mut table);
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let path = match error.path().to_string() {
             path if path == "." => String::new(),
@@ -102,8 +102,8 @@ fn explain(path: &str, message: &str) -> Invalid {
             Invalid::new(
                 key,
                 format!(
-                    "is no key{}; {place} has {}",
-                    did_you_mean(name, known.iter().copied()),
+                    "is no key{} {place} has {}",
+                    end(did_you_mean(name, known.iter().copied())),
                     list(known)
                 ),
             )
@@ -111,8 +111,8 @@ fn explain(path: &str, message: &str) -> Invalid {
         Some(name) if message.starts_with("unknown variant") => Invalid::new(
             path,
             format!(
-                "can't be `{name}`{}; choose from {}",
-                did_you_mean(name, known.iter().copied()),
+                "can't be `{name}`{} choose from {}",
+                end(did_you_mean(name, known.iter().copied())),
                 list(known)
             ),
         ),
@@ -167,13 +167,24 @@ pub(crate) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>)
     }
 }
 
-/// Where a key given without its sections can be found.
+/// Ends a clause that may end in a question.
+pub(crate) fn end(clause: String) -> String {
+    if clause.ends_with('?') {
+        clause
+    } else {
+        clause + ";"
+    }
+}
+
+/// Where a key given without its sections can be found, in a recipe or among the defaults.
 fn elsewhere(key: &str, table: &Table) -> String {
     if key.contains('.') || table.contains_key(key) {
         return String::new();
     }
+    let whole = structure(table.clone()).ok();
+    let whole = whole.and_then(|config| config.to_toml().ok()?.parse().ok());
     let mut found = Vec::new();
-    collect(table, "", key, &mut found);
+    collect(whole.as_ref().unwrap_or(table), "", key, &mut found);
     match found.is_empty() {
         true => String::new(),
         false => format!("; in full it is {}", found.join(" or ")),

@@ -115,7 +115,8 @@ fn settings_that_do_not_fit_the_pictures() {
 #[test]
 fn flags() {
     let s = Scratch::new();
-    s.refuses("", &["npid train"]);
+    s.refuses("", &["npid <COMMAND>", "train, eval, embed"]);
+    s.refuses("data", &["npid data <COMMAND>", "inspect, patterns"]);
     s.refuses("trian", &["trian", "train"]);
     s.refuses("train --epochs 3", &["--epochs"]);
     s.refuses(
