@@ -1,0 +1,238 @@
+//! Training steps of small NPID models, held against PyTorch's numbers (`golden/npid/make.py`).
+
+mod common;
+
+use common::{assert_close, images};
+use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::reference::Reference;
+use npid_engine::state::BANK;
+use npid_engine::{Description, Draws, Engine, Objective, Sizes};
+use npid_network::graph::Network;
+use npid_network::method::{Head, MemoryBank, Npid, Sgd};
+use npid_network::neck::{LinearNeck, embed};
+use npid_network::resnet::{InitCfg, ResNet, Stem};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+const FILE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../golden/npid/npid.safetensors"
+);
+
+struct Golden<'a> {
+    tensors: SafeTensors<'a>,
+    about: Value,
+}
+
+impl<'a> Golden<'a> {
+    fn parse(bytes: &'a [u8]) -> Self {
+        let (_, metadata) = SafeTensors::read_metadata(bytes).unwrap();
+        let about = &metadata.metadata().as_ref().unwrap()["about"];
+        Golden {
+            tensors: SafeTensors::deserialize(bytes).unwrap(),
+            about: serde_json::from_str(about).unwrap(),
+        }
+    }
+
+    fn bytes(&self, name: &str) -> &'a [u8] {
+        let found = self.tensors.tensor(name);
+        found.unwrap_or_else(|e| panic!("{name}: {e}")).data()
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        let chunks = self.bytes(name).chunks_exact(4);
+        chunks
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    }
+
+    fn rows(&self, name: &str) -> Vec<u64> {
+        self.bytes(name).iter().map(|b| u64::from(*b)).collect()
+    }
+
+    /// Names of the tensors under `prefix`, without it.
+    fn names(&self, prefix: &str) -> Vec<String> {
+        let all = self.tensors.names();
+        let under = all.iter().filter_map(|n| n.strip_prefix(prefix));
+        under.map(str::to_string).collect()
+    }
+}
+
+fn int(value: &Value) -> usize {
+    value.as_u64().unwrap() as usize
+}
+
+fn float(value: &Value) -> f32 {
+    value.as_f64().unwrap() as f32
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(float).collect()
+}
+
+fn describe(about: &Value, case: &Value) -> (Description, Sizes) {
+    let mut net = Network::new();
+    let x = net
+        .input(&floats(&about["mean"]), &floats(&about["std"]))
+        .unwrap();
+    let resnet = ResNet {
+        depth: int(&case["depth"]),
+        stem: if case["stem"] == "cifar" {
+            Stem::Cifar
+        } else {
+            Stem::ImageNet
+        },
+        base_channels: int(&case["base"]),
+        out_indices: vec![4],
+        init: InitCfg::PyTorch,
+    };
+    let x = resnet.build(&mut net, x, "backbone.").unwrap();
+    let neck = LinearNeck {
+        out_channels: int(&case["dim"]),
+        with_avg_pool: true,
+        norm: case["norm"].as_bool().unwrap(),
+    };
+    embed(&mut net, x, Some(&neck)).unwrap();
+    let temperature = float(&case["tau"]);
+    let softmax = case["head"] == "softmax";
+    let method = Npid {
+        head: if softmax {
+            Head::Softmax { temperature }
+        } else {
+            Head::Contrastive { temperature }
+        },
+        memory_bank: MemoryBank {
+            length: int(&case["rows"]),
+            feat_dim: int(&case["dim"]),
+            momentum: float(&case["bank_momentum"]),
+        },
+        neg_num: if softmax { 0 } else { int(&case["k"]) },
+        ensure_neg: !softmax && case["ensure_neg"].as_bool().unwrap(),
+    };
+    let description = Description {
+        network: net,
+        method: Some(method),
+        optimizer: Sgd {
+            momentum: float(&about["momentum"]),
+            nesterov: false,
+            weight_decay: float(&about["weight_decay"]),
+        },
+        seed: 0,
+    };
+    let sizes = Sizes {
+        batch: int(&case["batch"]),
+        height: int(&case["size"][0]),
+        width: int(&case["size"][1]),
+    };
+    (description, sizes)
+}
+
+fn norm(values: &[f32]) -> f64 {
+    let square = |v: &f32| f64::from(*v).powi(2);
+    values.iter().map(square).sum::<f64>().sqrt()
+}
+
+/// Every case, on the engine that `make` compiles.
+fn follows_pytorch(make: common::Make<'_>) {
+    let bytes = std::fs::read(FILE).unwrap();
+    let golden = Golden::parse(&bytes);
+    let cases = golden.about["cases"].as_object().unwrap();
+    assert_eq!(cases.len(), 5);
+    for (name, case) in cases {
+        let (description, sizes) = describe(&golden.about, case);
+        let mut engine = make(&description, sizes);
+        let start = format!("{}.", case["start"].as_str().unwrap());
+        for param in &description.network.params {
+            let values = golden.floats(&format!("{start}{}", param.name));
+            engine.write(&param.name, &values).unwrap();
+        }
+        assert_eq!(golden.names(&start).len(), description.network.params.len());
+        let of = |what: &str| format!("{name}.{what}");
+        engine
+            .write(BANK, &golden.floats(&of("bank_initial")))
+            .unwrap();
+        let losses = golden.floats(&of("losses"));
+        let (pixels, rows) = (golden.bytes(&of("pixels")), golden.rows(&of("rows")));
+        let draws = golden.rows(&of("draws"));
+        let (batch, steps, lr) = (sizes.batch, losses.len(), float(&case["lr"]));
+        assert_eq!(steps, int(&case["steps"]));
+        for step in 0..steps {
+            let part = |n: usize| n / steps * step..n / steps * (step + 1);
+            let objective = Objective::Npid {
+                rows: &rows[part(rows.len())],
+                draws: Draws::Given(&draws[part(draws.len())]),
+            };
+            let batch = images(&pixels[part(pixels.len())], batch);
+            let loss = engine.gradient(batch, objective).unwrap();
+            assert_close(
+                &of(&format!("loss of step {step}")),
+                &[loss[0].value],
+                &losses[step..=step],
+                0.0,
+                1e-4,
+            );
+            if step == 0 {
+                first_gradients(&golden, name, engine.as_ref());
+            }
+            engine.apply(lr);
+            engine.update_bank().unwrap();
+        }
+        let bank = golden.floats(&of("bank"));
+        // Relative to the rows, which are unit vectors.
+        assert_close(&of("bank"), &engine.read(BANK).unwrap(), &bank, 1e-4, 1e-4);
+        let d = bank.len() / int(&case["rows"]);
+        for (got, want) in engine.read(BANK).unwrap().chunks(d).zip(bank.chunks(d)) {
+            let off: Vec<f32> = got.iter().zip(want).map(|(a, b)| a - b).collect();
+            assert!(norm(&off) < 1e-4 * norm(want), "{name}: a row of the bank");
+        }
+        let finals = golden.names(&of("final."));
+        assert_eq!(finals.is_empty(), !case["final"].as_bool().unwrap());
+        for state in finals {
+            let want = golden.floats(&of(&format!("final.{state}")));
+            let got = engine.read(&state).unwrap();
+            let largest = want.iter().fold(0f64, |a, v| a.max(f64::from(v.abs())));
+            assert_close(&of(&state), &got, &want, 1e-4 * largest + 1e-6, 1e-3);
+        }
+    }
+}
+
+/// Within 1e-3 of each gradient's norm; where the true gradient is 0 (the bias before a batch
+/// norm), within 1e-6 of the norm of all gradients together.
+fn first_gradients(golden: &Golden<'_>, name: &str, engine: &dyn Engine) {
+    let prefix = format!("{name}.gradient.");
+    let names = golden.names(&prefix);
+    let params = engine.description().network.params.len();
+    assert_eq!(names.len(), params);
+    let of = |param: &str| golden.floats(&format!("{prefix}{param}"));
+    let all: Vec<f32> = names.iter().flat_map(|n| of(n)).collect();
+    for param in names {
+        let want = of(&param);
+        let got = engine.read(&format!("gradient.{param}")).unwrap();
+        assert_eq!(got.len(), want.len());
+        let off: Vec<f32> = got.iter().zip(&want).map(|(a, b)| a - b).collect();
+        let (off, allowed) = (norm(&off), 1e-3 * norm(&want) + 1e-6 * norm(&all));
+        assert!(
+            off <= allowed,
+            "{name}: gradient of {param} is off by {off:e} > {allowed:e}"
+        );
+    }
+}
+
+#[test]
+fn reference_follows_pytorch_in_f32() {
+    follows_pytorch(&|d, s| Box::new(Reference::<f32>::compile(d, s).unwrap()));
+}
+
+#[test]
+fn reference_follows_pytorch_in_f64() {
+    follows_pytorch(&|d, s| Box::new(Reference::<f64>::compile(d, s).unwrap()));
+}
+
+#[test]
+fn cpu_follows_pytorch() {
+    for isa in Isa::available() {
+        println!("{isa:?}");
+        let options = Options { threads: 2, isa };
+        follows_pytorch(&|d, s| Box::new(Cpu::compile(d, s, options).unwrap()));
+    }
+}
