@@ -144,6 +144,9 @@ fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |a, v| a.max(v.abs()))
 }
 
+/// Of [`Pair::apply`].
+const LR: f32 = 0.05;
+
 struct Pair<'a> {
     case: &'a Case,
     truth: Reference<f64>,
@@ -177,14 +180,21 @@ impl Pair<'_> {
         }
     }
 
-    /// All state agrees.
+    /// The largest accumulated gradient of any parameter.
+    fn largest_gradient(&self) -> f64 {
+        let entries = self.truth.state().into_iter();
+        let gradients = entries.filter(|e| matches!(e.kind, StateKind::Gradient(_)));
+        let of = |e: npid_engine::StateEntry| largest(self.truth.values(&e.name).unwrap());
+        gradients.map(of).fold(0.0, f64::max)
+    }
+
     fn same(&self, when: &str, count: usize) {
-        let mut everywhere = 0f64;
-        for entry in self.truth.state() {
-            if let StateKind::Gradient(_) = entry.kind {
-                everywhere = everywhere.max(largest(self.truth.values(&entry.name).unwrap()));
-            }
-        }
+        self.same_but(when, count, self.largest_gradient());
+    }
+
+    /// All state agrees, where gradients have been as large as `everywhere`: one that is 0 in
+    /// truth (of a bias before a norm) is rounding of larger ones, and moves its parameter.
+    fn same_but(&self, when: &str, count: usize, everywhere: f64) {
         for entry in self.truth.state() {
             let want = self.truth.values(&entry.name).unwrap();
             let got = self.engine.read(&entry.name).unwrap();
@@ -193,9 +203,9 @@ impl Pair<'_> {
                 StateKind::Statistic(_) | StateKind::Bank => self.tolerance.forward,
                 _ => self.tolerance.backward,
             };
-            // A gradient that is 0 in truth (a bias before a norm) is rounding of larger ones.
             let floor = match entry.kind {
-                StateKind::Gradient(_) => 0.05 * tol * everywhere,
+                StateKind::Gradient(_) | StateKind::Momentum(_) => 0.05 * tol * everywhere,
+                StateKind::Param(_) => 0.05 * tol * everywhere * f64::from(LR),
                 _ => 0.0,
             };
             assert_close(&name, &got, want, tol * largest(want) + floor + 1e-12, tol);
@@ -222,9 +232,10 @@ impl Pair<'_> {
     }
 
     fn apply(&mut self, count: usize) {
-        self.truth.apply(0.05);
-        self.engine.apply(0.05);
-        self.same("after apply", count);
+        let everywhere = self.largest_gradient();
+        self.truth.apply(LR);
+        self.engine.apply(LR);
+        self.same_but("after apply", count, everywhere);
         // Back to the state that the batch was chosen for.
         for (name, values) in &self.start {
             self.truth.write(name, values).unwrap();
