@@ -14,7 +14,7 @@ impl Cpu {
     /// Loss and backward pass after a forward pass with the batch's statistics.
     pub(super) fn run_backward(&mut self, count: usize, objective: Objective<'_>) -> Vec<Loss> {
         let pool = std::sync::Arc::clone(&self.threads);
-        let losses = pool.enter(|| {
+        pool.enter(|| {
             // Whether a node's gradient holds anything yet: what comes first writes, the rest add.
             let mut live = vec![false; self.program.shapes.len()];
             let losses = self.objective(objective, count, &mut live);
@@ -24,8 +24,7 @@ impl Cpu {
                 }
             }
             losses
-        });
-        losses
+        })
     }
 
     fn backward_step(&mut self, step: usize, count: usize, live: &mut [bool]) {

@@ -9,6 +9,7 @@ mod affine;
 mod backward;
 mod batch_norm;
 mod conv2d;
+mod conv2d_weights;
 mod feature;
 mod forward;
 mod heads;

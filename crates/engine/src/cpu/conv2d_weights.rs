@@ -1,0 +1,219 @@
+//! The weight gradient of a convolution: the walk of `conv2d` the other way round.
+//!
+//! dw[position][in][out] = Σ over pixels of x[pixel at position][in] · dy[pixel][out]. The inner
+//! tile is `S::ROWS` input channels x two vectors of output channels, summed over a block of pixels
+//! from whose list those in the padding are left out. The block's dy are packed once for all
+//! kernel positions. Segments of the batch are summed apart, as many as their memory allows, and
+//! merged in order; deep layers have few segments and share out channels and positions instead.
+
+use super::conv2d::ConvPlan;
+use super::memory::Ptr;
+use super::simd::{Isa, Kernel, Simd};
+use super::threads::{Parts, parallel};
+use super::tile::{by_rows, panel, panels, put, split_rows, zeros};
+
+/// Pixels whose gradients are packed together.
+const GRADIENT_PIXELS: usize = 240;
+/// Numbers of weight gradients that segments may keep before they are merged.
+const SEGMENT_NUMBERS: usize = 2 * 1024 * 1024;
+
+impl ConvPlan {
+    /// Segments of the batch whose weight gradients are summed apart and then merged in order.
+    fn segments(&self, count: usize) -> Parts {
+        let len = self.weights_len();
+        let most = (SEGMENT_NUMBERS / len).clamp(1, 16);
+        if most < 2 {
+            Parts::exactly(count, 1)
+        } else {
+            Parts::exactly(count, most)
+        }
+    }
+
+    fn weights_len(&self) -> usize {
+        self.conv.kernel * self.conv.kernel * self.conv.in_channels * self.conv.out_channels
+    }
+
+    /// Numbers that [`ConvPlan::weight_gradient`] needs beside its arguments.
+    pub fn workspace_len(&self, count: usize) -> usize {
+        self.segments(count).count() * self.weights_len()
+    }
+
+    /// dw += Σ over the batch of x and dy, dw as the weights.
+    ///
+    /// # Safety
+    /// The pointers must be valid for `count` images and `workspace` for
+    /// [`ConvPlan::workspace_len`] numbers, exclusively.
+    pub unsafe fn weight_gradient(
+        &self,
+        isa: Isa,
+        count: usize,
+        x: Ptr,
+        dy: Ptr,
+        workspace: Ptr,
+        dw: &mut [f32],
+    ) {
+        let segments = self.segments(count);
+        let len = self.weights_len();
+        let groups = panels(self.conv.out_channels, self.lanes);
+        // Few tasks: share the kernel positions out too.
+        let taps = self.conv.kernel * self.conv.kernel;
+        let tap_groups = if segments.count() * groups < 32 {
+            Parts::exactly(taps, 3)
+        } else {
+            Parts::exactly(taps, 1)
+        };
+        let tasks = segments.count() * groups * tap_groups.count();
+        parallel(tasks, |i| {
+            let segment = i / (groups * tap_groups.count());
+            let rest = i % (groups * tap_groups.count());
+            // SAFETY: tasks write different segments, channels or kernel positions.
+            unsafe {
+                isa.run(GradientBlock {
+                    plan: self,
+                    images: segments.range(segment),
+                    panel: rest / tap_groups.count(),
+                    taps: tap_groups.range(rest % tap_groups.count()),
+                    x,
+                    dy,
+                    dw: workspace.add(segment * len),
+                })
+            }
+        });
+        let parts = Parts::at_most(len, 16 * 1024);
+        let to = Ptr::of(dw);
+        parallel(parts.count(), |i| {
+            let range = parts.range(i);
+            // SAFETY: the ranges are disjoint.
+            let sum = unsafe { to.add(range.start).slice_mut(range.len()) };
+            for s in 0..segments.count() {
+                // SAFETY: all segments are written by now.
+                let part = unsafe { workspace.add(s * len + range.start).slice(range.len()) };
+                for (a, b) in sum.iter_mut().zip(part) {
+                    *a += b;
+                }
+            }
+        });
+    }
+}
+
+/// One task of a weight gradient: some images, one panel of output channels, some kernel
+/// positions. Writes (not adds to) its part of `dw`.
+struct GradientBlock<'a> {
+    plan: &'a ConvPlan,
+    images: std::ops::Range<usize>,
+    panel: usize,
+    taps: std::ops::Range<usize>,
+    x: Ptr,
+    dy: Ptr,
+    dw: Ptr,
+}
+
+impl Kernel for GradientBlock<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let plan = self.plan;
+        let (ci, co) = (plan.conv.in_channels, plan.conv.out_channels);
+        let pixels = plan.output.pixels();
+        let (column, width, vectors) = panel(co, S::LANES, self.panel);
+        let step = vectors * S::LANES;
+        // The panel's gradients of a block of pixels, contiguous: read once for each position.
+        let mut packed = [0f32; GRADIENT_PIXELS * 32];
+        let mut a = [std::ptr::null::<f32>(); GRADIENT_PIXELS];
+        let mut b = [std::ptr::null::<f32>(); GRADIENT_PIXELS];
+        let all = self.images.start * pixels..self.images.end * pixels;
+        let mut at = all.start;
+        let mut accumulate = false;
+        while at < all.end {
+            let n = GRADIENT_PIXELS.min(all.end - at);
+            for j in 0..n {
+                // SAFETY: pixel at + j and `width` channels of dy; the buffer holds 32 a pixel.
+                unsafe {
+                    let from = self.dy.raw().cast_const().add((at + j) * co + column);
+                    let to = packed.as_mut_ptr().add(j * step);
+                    for v in 0..vectors {
+                        let lanes = (width - v * S::LANES).min(S::LANES);
+                        let x = S::load_first(from.add(v * S::LANES), lanes);
+                        S::store(to.add(v * S::LANES), x);
+                    }
+                }
+            }
+            for tap in self.taps.clone() {
+                // Pixels whose input at this position lies in the padding are left out.
+                let offsets = &plan.by_tap[tap * pixels..][..pixels];
+                let (mut image, mut pixel) = (at / pixels, at % pixels);
+                let mut valid = 0;
+                for j in 0..n {
+                    let offset = offsets[pixel];
+                    a[valid] = (self.x.raw().cast_const())
+                        .wrapping_add(image * plan.input.len() + offset.max(0) as usize);
+                    b[valid] = packed.as_ptr().wrapping_add(j * step);
+                    valid += usize::from(offset >= 0);
+                    pixel += 1;
+                    if pixel == pixels {
+                        (image, pixel) = (image + 1, 0);
+                    }
+                }
+                for (c, rows) in split_rows(ci, S::ROWS) {
+                    let to = (self.dw.raw()).wrapping_add((tap * ci + c) * co + column);
+                    // SAFETY: `a` point at pixels of ci channels, c + rows <= ci; `to` is this
+                    // task's part.
+                    unsafe {
+                        let (a, b) = (&a[..valid], &b[..valid]);
+                        if vectors == 2 {
+                            by_rows!(
+                                S,
+                                rows,
+                                2,
+                                gradient_tile(a, b, c, to, co, width, accumulate)
+                            );
+                        } else {
+                            by_rows!(
+                                S,
+                                rows,
+                                1,
+                                gradient_tile(a, b, c, to, co, width, accumulate)
+                            );
+                        }
+                    }
+                }
+            }
+            accumulate = true;
+            at += n;
+        }
+    }
+}
+
+/// M input channels x NV vectors of output channels, summed over pixels.
+#[inline(always)]
+unsafe fn gradient_tile<S: Simd, const M: usize, const NV: usize>(
+    a: &[*const f32],
+    b: &[*const f32],
+    c: usize,
+    to: *mut f32,
+    stride: usize,
+    width: usize,
+    accumulate: bool,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = zeros::<S, M, NV>();
+        for (&a, &b) in a.iter().zip(b) {
+            let a = a.add(c);
+            let mut row = [S::zero(); NV];
+            for (v, r) in row.iter_mut().enumerate() {
+                *r = S::load(b.add(v * S::LANES));
+            }
+            for i in 0..M {
+                let x = S::splat(*a.add(i));
+                for v in 0..NV {
+                    acc[i][v] = S::fma(x, row[v], acc[i][v]);
+                }
+            }
+        }
+        for i in 0..M {
+            put::<S, NV>(acc[i], to.wrapping_add(i * stride), width, accumulate);
+        }
+    }
+}
