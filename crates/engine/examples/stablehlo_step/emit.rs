@@ -97,7 +97,7 @@ impl Emit {
         self.binary("multiply", x, &s)
     }
 
-    pub fn to_f32(&mut self, x: &Value) -> Value {
+    pub fn f32_of(&mut self, x: &Value) -> Value {
         let text = format!(
             "stablehlo.convert {} : ({}) -> {}",
             x.name,

@@ -145,7 +145,7 @@ impl Lower<'_> {
         let x = from.map_or_else(|| pixels.clone(), |x| self.values[x].clone());
         match &node.op {
             Op::Input { mean, std } => {
-                let x = self.emit.to_f32(&x);
+                let x = self.emit.f32_of(&x);
                 let by = self.emit.splat(&shape, 255.0);
                 let x = self.emit.binary("divide", &x, &by);
                 let (mean, std) = (self.emit.vector(mean), self.emit.vector(std));

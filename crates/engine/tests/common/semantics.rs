@@ -17,6 +17,7 @@ pub fn all(make: Make<'_>) {
     gradients_accumulate_and_apply_clears_them(make);
     a_row_twice_in_a_batch(make);
     bank_momentum_weights_the_new_feature(make);
+    a_later_gradient_replaces_what_is_pending(make);
     excluded_rows_never_contribute(make);
     excluding_too_many_is_refused(make);
     bad_arguments_change_nothing(make);
@@ -203,6 +204,31 @@ fn bank_momentum_weights_the_new_feature(make: Make<'_>) {
             &features[..8]
         };
         assert_close("row 2", row, want, 2e-6, 1e-5);
+    }
+}
+
+fn a_later_gradient_replaces_what_is_pending(make: Make<'_>) {
+    let (mut engine, batch) = start(make, &contrastive());
+    let before = engine.read(BANK).unwrap();
+    engine.gradient(images(&batch, 4), NPID).unwrap();
+    let later = Objective::Npid {
+        rows: &[1],
+        draws: Draws::Sampled {
+            epoch: 0,
+            occurrences: &[0],
+        },
+    };
+    let one = batch.len() / 4;
+    engine.gradient(images(&batch[..one], 1), later).unwrap();
+    engine.update_bank().unwrap();
+    let after = engine.read(BANK).unwrap();
+    for row in ROWS {
+        let at = row as usize * 8..(row as usize + 1) * 8;
+        assert_eq!(
+            before[at.clone()],
+            after[at],
+            "row {row} was committed late"
+        );
     }
 }
 
