@@ -5,7 +5,7 @@ pub mod collections;
 pub mod config;
 mod error;
 pub mod eval;
-mod feed;
+pub mod feed;
 mod images;
 pub mod knn;
 pub mod method;
