@@ -114,7 +114,8 @@ fn every_link_and_every_named_file_exists() {
 #[test]
 fn a_broken_link_is_noticed() {
     let readme = Path::new("README.md");
-    let (text, code) = split("[a](b.md) `[b](c)`\n```sh\n[d](e)\n```\n```text\n[g](h)\n```\n[f](#i)");
+    let (text, code) =
+        split("[a](b.md) `[b](c)`\n```sh\n[d](e)\n```\n```text\n[g](h)\n```\n[f](#i)");
     assert_eq!(links(&text), ["b.md", "#i"]);
     assert_eq!(code, ["[d](e)"]);
     assert_eq!(broken(readme, "docs/method.md"), None);
