@@ -1,0 +1,243 @@
+//! The real binary, killed and out of room: what was saved stays good, and a resumed run ends in
+//! the bits of one that was never stopped.
+#![cfg(unix)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use npid_network::philox::{Purpose, Stream};
+use serde_json::Value;
+
+/// A run whose checkpoints take a good part of its time.
+const SETTINGS: [&str; 11] = [
+    "model.backbone.type=ResNet_CIFAR",
+    "model.backbone.base_channels=12",
+    "model.neck.out_channels=16",
+    "data.size=8",
+    "data.batch_size=6",
+    "data.pipeline=[{type=\"RandomResizedCrop\",scale=[0.5,1.0]},{type=\"RandomHorizontalFlip\"}]",
+    "evaluation.interval=2",
+    "evaluation.k=5",
+    "log.interval=1",
+    "optimizer.lr=0.02",
+    "seed=3",
+];
+
+/// A folder with pictures, two of which can't be read, and runs.
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let pictures = folder.path().join("pictures");
+        npid_data::patterns::write(&pictures, 40, 20, 16, 0).unwrap();
+        fs::write(pictures.join("train/dots/notes.jpg"), "not a picture").unwrap();
+        let whole = fs::read(pictures.join("train/rays/0005.png")).unwrap();
+        fs::write(pictures.join("train/rays/cut.png"), &whole[..99]).unwrap();
+        Scratch(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn npid(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_npid"));
+        command.args(arguments).current_dir(self.0.path());
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    /// A new run of `epochs` epochs in the folder `out`.
+    fn train(&self, out: &str, epochs: u32, threads: &str, workers: &str) -> Command {
+        let data = ["train", "--data", "pictures/train", "--val", "pictures/val"];
+        let mut command = self.npid(&data);
+        command.args(["--out", out, "--threads", threads, "--workers", workers]);
+        command.args(["--set", &format!("runner.max_epochs={epochs}")]);
+        for setting in SETTINGS {
+            command.args(["--set", setting]);
+        }
+        command
+    }
+
+    fn resume(&self, out: &str) -> Command {
+        self.npid(&["train", "--resume", out, "--threads", "1"])
+    }
+
+    /// Names and bytes of a run's checkpoints, oldest first; also of what isn't one.
+    fn checkpoints(&self, out: &str) -> Vec<(String, Vec<u8>)> {
+        let folder = self.path(out).join("checkpoints");
+        let mut all: Vec<(String, Vec<u8>)> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                (name, fs::read(path).unwrap())
+            })
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// A run's metrics, without what clocks said.
+    fn metrics(&self, out: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.path(out).join("metrics.jsonl")).unwrap();
+        let lines = text.lines().map(|line| {
+            let mut line: Value = serde_json::from_str(line).unwrap();
+            for clock in ["images_per_s", "wait_s", "step_s", "eval_s"] {
+                line.as_object_mut().unwrap().remove(clock);
+            }
+            line
+        });
+        lines.collect()
+    }
+
+    /// The run `out` ended as the run `expected` did.
+    #[track_caller]
+    fn same(&self, out: &str, expected: &str) {
+        assert_eq!(self.metrics(out), self.metrics(expected), "{out}: losses");
+        let (ours, theirs) = (self.checkpoints(out), self.checkpoints(expected));
+        let names = |all: &[(String, Vec<u8>)]| -> Vec<String> {
+            all.iter().map(|(name, _)| name.clone()).collect()
+        };
+        assert_eq!(names(&ours), names(&theirs), "{out}: names");
+        assert!(ours == theirs, "{out}: weights, bank or optimiser differ");
+    }
+}
+
+#[track_caller]
+fn succeeds(output: Output) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+}
+
+/// Waits until a checkpoint is being written, at most for `patience`.
+fn wait_for_a_write(run: &Path, patience: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < patience {
+        let names = fs::read_dir(run.join("checkpoints"));
+        let writing = names.is_ok_and(|mut names| {
+            names.any(|n| n.is_ok_and(|n| n.file_name().to_string_lossy().ends_with(".tmp")))
+        });
+        if writing {
+            return;
+        }
+    }
+}
+
+/// Lets a run be killed `kills` times, every second time while it writes a checkpoint where it
+/// comes to one, until it ends by itself; begins another where it ended before. All of them must
+/// end as an uninterrupted run does.
+fn kill(kills: usize) {
+    let s = Scratch::new();
+    let epochs = 6;
+    let begun = Instant::now();
+    succeeds(s.train("whole", epochs, "2", "3").output().unwrap());
+    let whole = begun.elapsed();
+    let mut random = Stream::new(1, Purpose::Bench, 0, 0, 0);
+    let (mut killed, mut runs, mut resumed) = (0, 0, 0);
+    while killed < kills {
+        runs += 1;
+        let out = format!("run-{runs}");
+        let mut child: Child = s.train(&out, epochs, "1", "1").spawn().unwrap();
+        loop {
+            if killed < kills {
+                sleep(whole.mul_f64(random.uniform(0.0, 0.7)));
+                if killed % 2 == 1 {
+                    wait_for_a_write(&s.path(&out), whole / 3);
+                }
+                if child.try_wait().unwrap().is_none() {
+                    child.kill().unwrap();
+                    killed += 1;
+                }
+            }
+            let output = child.wait_with_output().unwrap();
+            if output.status.code().is_some() {
+                succeeds(output);
+                s.same(&out, "whole");
+                break;
+            }
+            if !s.path(&out).exists() {
+                break; // killed before there was a run
+            }
+            resumed += 1;
+            child = s.resume(&out).spawn().unwrap();
+        }
+    }
+    assert!(resumed > 0, "every run was killed before it had a folder");
+}
+
+#[test]
+fn killed_at_twenty_random_moments_runs_resume_to_the_same_bits() {
+    kill(20);
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_leaves_the_one_before_it() {
+    let s = Scratch::new();
+    succeeds(s.train("whole", 12, "1", "1").output().unwrap());
+
+    // Killed soon after its first checkpoint.
+    let mut child = s.train("run", 12, "1", "1").spawn().unwrap();
+    let first = s.path("run/checkpoints/step-00000000.safetensors");
+    while !first.exists() && child.try_wait().unwrap().is_none() {
+        sleep(Duration::from_millis(1));
+    }
+    let _ = child.kill(); // it may have ended
+    child.wait().unwrap();
+    let before = s.checkpoints("run");
+    let before: Vec<_> = before
+        .into_iter()
+        .filter(|(name, _)| !name.ends_with(".tmp"))
+        .collect();
+    // 100 blocks are 50 KB by POSIX, 100 KB to some shells; a checkpoint here has megabytes.
+    assert!(before[0].1.len() > 1_000_000);
+    let npid = env!("CARGO_BIN_EXE_npid");
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -f 100; exec \"$0\" train --resume run --threads 1",
+        ])
+        .arg(npid)
+        .current_dir(s.path(""))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let last = stderr.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("step-") && last.contains("can't be written"),
+        "{stderr}"
+    );
+    assert_eq!(stderr.matches("can't be written").count(), 1, "{stderr}");
+    assert!(
+        s.checkpoints("run") == before,
+        "the checkpoint before changed"
+    );
+
+    succeeds(s.resume("run").output().unwrap());
+    s.same("run", "whole");
+}
+
+#[test]
+fn a_run_folder_that_does_not_fit_is_no_run() {
+    let s = Scratch::new();
+    // Not even the first checkpoint can be written: the run ends at once, and says what to do.
+    let mut train = s.train("run", 3, "1", "1");
+    let arguments: Vec<_> = train.get_args().map(|a| a.to_os_string()).collect();
+    train = Command::new("sh");
+    train.args(["-c", "ulimit -f 100; exec \"$0\" \"$@\""]);
+    train.arg(env!("CARGO_BIN_EXE_npid")).args(arguments);
+    let output = train.current_dir(s.path("")).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("--resume"), "{stderr}");
+    assert!(s.checkpoints("run").is_empty());
+    // With room, it begins.
+    succeeds(s.resume("run").output().unwrap());
+    succeeds(s.train("whole", 3, "2", "2").output().unwrap());
+    s.same("run", "whole");
+}
