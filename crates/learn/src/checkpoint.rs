@@ -3,26 +3,33 @@
 //! A file is written under a temporary name in the same folder, synced and renamed, so that a
 //! name `step-*.safetensors` always is a whole file; the folder is synced last. Tensors are
 //! written and read one at a time: beside the engine's own copy there is one of the largest
-//! tensor (the bank) and no more. Equal states and cursors give equal bytes.
+//! tensor (the bank) and no more. The metadata holds a SHA-256 of the whole file, which is checked
+//! before anything in it is used. Equal states and cursors give equal bytes.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use npid_data::source::ContentHash;
 use npid_engine::{Engine, StateEntry};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::progress::KnnReport;
+use crate::run::cure;
 
 /// Version of the format; see `docs/formats.md`.
 pub const VERSION: u32 = 1;
 
 /// The key of the file's metadata under which [`Meta`] is kept, as JSON.
 pub const META_KEY: &str = "npid";
+
+/// What stands in place of the file's SHA-256 while it is computed.
+const UNSEALED: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// The largest header that is read: names and shapes of some hundred thousand tensors.
 const MAX_HEADER: u64 = 100_000_000;
@@ -164,9 +171,16 @@ pub fn save(folder: &Path, engine: &dyn Engine, meta: &Meta) -> Result<PathBuf, 
         Err(error) => {
             // The error to report is the first one; a temporary that stays is removed by a resume.
             let _ = fs::remove_file(&temporary);
+            let earlier = list(folder).is_ok_and(|all| !all.is_empty());
+            let what_now = match (folder.exists(), earlier) {
+                (false, _) => cure(&path),
+                (true, true) => {
+                    "earlier checkpoints are intact: make room, then continue with --resume"
+                }
+                (true, false) => "it is the first: make room, then begin again with --resume",
+            };
             Err(Error::run(format!(
-                "{}: the checkpoint can't be written ({error}); earlier checkpoints are intact: \
-                 make room, then continue with --resume",
+                "{}: the checkpoint can't be written ({error}); {what_now}",
                 path.display()
             )))
         }
@@ -208,12 +222,18 @@ fn write(path: &Path, engine: &dyn Engine, meta: &Meta) -> Result<(), WriteError
     });
     let tensors = tensors.collect();
     // One key alone: with several, their order in the file would change from run to run.
-    let texts = [(META_KEY.to_string(), serde_json::to_string(meta)?)];
+    let sha256 = UNSEALED;
+    let text = serde_json::to_string(&Sealed { sha256, meta })?;
+    let texts = [(META_KEY.to_string(), text)];
     let header = Metadata::new(Some(texts.into_iter().collect()), tensors)?;
     let mut header = serde_json::to_vec(&header)?;
     header.resize(header.len().next_multiple_of(8), b' ');
 
-    let mut file = BufWriter::with_capacity(1 << 18, File::create(path)?);
+    let hashing = Hashing {
+        file: File::create(path)?,
+        sha256: Sha256::new(),
+    };
+    let mut file = BufWriter::with_capacity(BUFFER, hashing);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
     for entry in &entries {
@@ -222,9 +242,71 @@ fn write(path: &Path, engine: &dyn Engine, meta: &Meta) -> Result<(), WriteError
         }
     }
     file.flush()?;
-    let file = file.into_inner().map_err(|error| error.into_error())?;
+    let Hashing { mut file, sha256 } = file.into_inner().map_err(|error| error.into_error())?;
+    let at = seal(&header, UNSEALED).ok_or("its header has no place for a SHA-256")?;
+    file.seek(SeekFrom::Start(8 + at as u64))?;
+    file.write_all(hex(sha256).as_bytes())?;
     file.sync_all()?;
     Ok(())
+}
+
+/// Bytes read or written at once.
+const BUFFER: usize = 1 << 18;
+
+/// A checkpoint's metadata: [`Meta`], and the SHA-256 of the file with [`UNSEALED`] in its place.
+#[derive(Serialize)]
+struct Sealed<'a> {
+    sha256: &'a str,
+    #[serde(flatten)]
+    meta: &'a Meta,
+}
+
+/// Where in a header the SHA-256 stands.
+fn seal(header: &[u8], sha256: &str) -> Option<usize> {
+    let digits = sha256.as_bytes();
+    if digits.len() != UNSEALED.len() {
+        return None;
+    }
+    header.windows(digits.len()).position(|w| w == digits)
+}
+
+fn hex(sha256: Sha256) -> String {
+    ContentHash(sha256.finalize().into()).to_string()
+}
+
+/// A file, and the SHA-256 of what was written to it.
+struct Hashing {
+    file: File,
+    sha256: Sha256,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.sha256.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Why a checkpoint can't be used.
+enum Unusable {
+    /// What the disk holds is not what was written: an earlier one may serve.
+    Damaged(Error),
+    /// It may be whole, but this process can't use it. Going on from an earlier one would
+    /// overwrite it.
+    Refused(Error),
+}
+
+impl From<Unusable> for Error {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            Unusable::Damaged(error) | Unusable::Refused(error) => error,
+        }
+    }
 }
 
 /// A checkpoint that was opened and found whole.
@@ -238,24 +320,34 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint and checks that it is whole and of this version.
+    /// Opens a checkpoint and checks that it is whole, undamaged and of this version. Reads the
+    /// whole file once.
     ///
     /// # Errors
-    /// [`Error::Input`] naming the file: it can't be read, is cut short, is no checkpoint, or is
-    /// of another version.
+    /// [`Error::Input`] naming the file: it can't be read, is cut short or damaged, is no
+    /// checkpoint, or is of another version.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Checkpoint::try_open(path)?)
+    }
+
+    fn try_open(path: &Path) -> Result<Self, Unusable> {
         let fail = |what: String| Error::input(format!("{}: {what}", path.display()));
-        let io = |error: std::io::Error| fail(format!("cannot be read ({error})"));
+        let io = |error: std::io::Error| {
+            Unusable::Refused(fail(format!(
+                "cannot be read ({error}); check its permissions, or delete it to go on from an \
+                 earlier one"
+            )))
+        };
         let foreign = |what: &str| {
-            fail(format!(
+            Unusable::Damaged(fail(format!(
                 "not a checkpoint of npid ({what}); give a run folder that npid train wrote"
-            ))
+            )))
         };
         let short = |have: u64, want: u64| {
-            fail(format!(
+            Unusable::Damaged(fail(format!(
                 "the checkpoint is cut short ({have} of {want} bytes); delete it to go on from an \
                  earlier one"
-            ))
+            )))
         };
         let mut file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
@@ -287,11 +379,18 @@ impl Checkpoint {
         let Versioned { version } =
             serde_json::from_str(text).map_err(|error| foreign(&error.to_string()))?;
         if version != VERSION {
-            return Err(fail(format!(
+            return Err(Unusable::Refused(fail(format!(
                 "the checkpoint is of version {version}, this npid reads version {VERSION}; use \
                  the npid that wrote it"
-            )));
+            ))));
         }
+        #[derive(Deserialize)]
+        struct Seal {
+            sha256: String,
+        }
+        let Seal { sha256 } =
+            serde_json::from_str(text).map_err(|error| foreign(&error.to_string()))?;
+        let at = seal(&header, &sha256).ok_or_else(|| foreign("its SHA-256 has another length"))?;
         let meta = serde_json::from_str(text).map_err(|error| foreign(&error.to_string()))?;
         let whole = data_start + tensors.data_len() as u64;
         if length < whole {
@@ -299,6 +398,24 @@ impl Checkpoint {
         }
         if length > whole {
             return Err(foreign("bytes follow its last tensor"));
+        }
+        let mut found = Sha256::new();
+        found.update(size.to_le_bytes());
+        header[at..at + UNSEALED.len()].copy_from_slice(UNSEALED.as_bytes());
+        found.update(&header);
+        let mut bytes = vec![0; BUFFER];
+        loop {
+            match file.read(&mut bytes).map_err(io)? {
+                0 => break,
+                n => found.update(&bytes[..n]),
+            }
+        }
+        if hex(found) != sha256 {
+            return Err(Unusable::Damaged(fail(
+                "the checkpoint is damaged (its bytes don't match its SHA-256); delete it to go \
+                 on from an earlier one"
+                    .into(),
+            )));
         }
         Ok(Checkpoint {
             path: path.to_path_buf(),
@@ -309,15 +426,16 @@ impl Checkpoint {
         })
     }
 
-    /// The newest checkpoint of `folder` that is whole, and a sentence for each newer one that
-    /// isn't. `None` where there is no checkpoint at all.
+    /// The newest checkpoint of `folder` that is whole, and a sentence for each newer one that is
+    /// damaged. `None` where there is no checkpoint at all.
     ///
     /// # Errors
-    /// If there are checkpoints but none is whole: what is wrong with the newest.
+    /// If there are checkpoints but all are damaged: what is wrong with the newest. If there is one
+    /// of another version, or that can't be read, before a whole one is met.
     pub fn newest(folder: &Path) -> Result<Option<(Self, Vec<String>)>, Error> {
         let mut damaged: Vec<Error> = Vec::new();
         for (_, path) in list(folder)? {
-            match Checkpoint::open(&path) {
+            match Checkpoint::try_open(&path) {
                 Ok(checkpoint) => {
                     let warnings = (damaged.iter())
                         .map(|error| {
@@ -326,7 +444,8 @@ impl Checkpoint {
                         .collect();
                     return Ok(Some((checkpoint, warnings)));
                 }
-                Err(error) => damaged.push(error),
+                Err(Unusable::Damaged(error)) => damaged.push(error),
+                Err(Unusable::Refused(error)) => return Err(error),
             }
         }
         match damaged.into_iter().next() {

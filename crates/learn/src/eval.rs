@@ -9,7 +9,7 @@ use npid_data::source::{self, Source};
 use npid_engine::{Description, Engine, Norm, Sizes};
 use serde::Serialize;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, survive_file_size_limit};
 use crate::collections::{Collections, KnnSplit};
 use crate::config::{Config, load};
 use crate::error::Error;
@@ -18,7 +18,7 @@ use crate::npy::NpyWriter;
 use crate::progress::{KnnReport, KnnSubject, Progress};
 use crate::run::RunFolder;
 use crate::table::{self, Column};
-use crate::{method, recipes};
+use crate::{identity, method, recipes};
 
 /// How a run is asked; nothing here changes an answer.
 #[derive(Clone, Debug)]
@@ -33,6 +33,7 @@ pub struct Options<'a> {
 
 /// A run's network, ready to embed.
 struct Trained {
+    folder: RunFolder,
     config: Config,
     checkpoint: Checkpoint,
     engine: Box<dyn Engine>,
@@ -67,10 +68,25 @@ impl Trained {
         let mut engine = make_engine(&description, sizes)?;
         checkpoint.load_into(engine.as_mut(), false)?;
         Ok(Trained {
+            folder,
             config,
             checkpoint,
             engine,
         })
+    }
+
+    /// The run's own pictures, which must be those it was started with.
+    fn collections(&self, progress: &mut dyn Progress) -> Result<Collections, Error> {
+        let collections = identity::open(&self.folder, &self.config)?;
+        let train = collections.train.as_ref();
+        if !identity::check(&self.folder, "--run", &self.config, train)? {
+            progress.warning(&format!(
+                "{}: it is missing, so whether the pictures are those that the run was started \
+                 with can't be checked",
+                self.folder.images().display()
+            ));
+        }
+        Ok(collections)
     }
 
     fn reading<'a>(&self, options: &Options<'a>) -> Reading<'a> {
@@ -116,13 +132,15 @@ where
     }
     let queries = data.map(source::open).transpose()?;
     let mut trained = Trained::open(folder, make_engine, progress)?;
-    let mut collections = Collections::open(&trained.config.data)?;
+    let mut collections = trained.collections(progress)?;
     if queries.is_some() {
         collections.val = queries;
     }
     let (split, notes) = collections.knn_split(&trained.config, usize::MAX);
     let Some(split) = split else {
-        return Err(Error::input(notes.join("; ")));
+        return Err(Error::input(
+            [collections.notes(), notes].concat().join("; "),
+        ));
     };
     notes.iter().for_each(|note| progress.note(note));
     let measurement = Measurement {
@@ -151,6 +169,8 @@ pub struct EmbedReport {
     pub rows: usize,
     /// D.
     pub dim: usize,
+    /// The splits among the rows with the number of each, in the order of the rows' sources.
+    pub splits: Vec<(String, usize)>,
     /// Names of pictures that could not be read, and why: they have no row.
     pub skipped: Vec<(String, String)>,
 }
@@ -183,6 +203,7 @@ pub fn embed<F>(
 where
     F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
 {
+    survive_file_size_limit();
     let table_path = out.with_extension("parquet");
     if out.extension().is_none_or(|ending| ending != "npy") {
         return Err(Error::input(format!(
@@ -207,7 +228,7 @@ where
             split: vec!["data"; source.len()],
             source,
         }],
-        None => own_parts(&trained.config)?,
+        None => own_parts(&trained.config, &trained.collections(progress)?),
     };
     for part in &parts {
         source::first_readable(part.source.as_ref(), |_| false)?;
@@ -263,6 +284,14 @@ where
         ),
         ("row", Column::Numbers(&|i| Some(part(i).1 as i64))),
     ];
+    let mut splits: Vec<(String, usize)> = Vec::new();
+    for i in 0..origins.len() {
+        let (part, row) = part(i);
+        match splits.iter_mut().find(|(name, _)| name == part.split[row]) {
+            Some((_, rows)) => *rows += 1,
+            None => splits.push((part.split[row].to_string(), 1)),
+        }
+    }
     table::write(&table_path, origins.len(), &columns)?;
     let finished = array.finish();
     if finished.is_err() {
@@ -274,6 +303,7 @@ where
         table: table_path,
         rows: finished?,
         dim,
+        splits,
         skipped,
     })
 }
@@ -286,8 +316,7 @@ struct Part {
 }
 
 /// A run's own pictures: those that vote and those that ask.
-fn own_parts(config: &Config) -> Result<Vec<Part>, Error> {
-    let collections = Collections::open(&config.data)?;
+fn own_parts(config: &Config, collections: &Collections) -> Vec<Part> {
     let (split, _) = collections.knn_split(config, usize::MAX);
     let train = &collections.train;
     let mut parts = vec![Part {
@@ -319,5 +348,5 @@ fn own_parts(config: &Config) -> Result<Vec<Part>, Error> {
             source: val.clone(),
         });
     }
-    Ok(parts)
+    parts
 }

@@ -98,6 +98,11 @@ impl ImageTable {
         !self.settled
     }
 
+    /// Forgets that the file holds every hash: it is gone.
+    pub fn unsettle(&mut self) {
+        self.settled = false;
+    }
+
     /// Number of rows that can't be read.
     pub fn skipped_count(&self) -> usize {
         self.skipped.len()

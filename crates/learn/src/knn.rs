@@ -54,9 +54,12 @@ impl Reading<'_> {
     }
 }
 
-/// Embeds `rows` of a source in their order, `reading.batch` at a time; `each` gets every batch
-/// with the features of its readable rows, one after the other. With [`Norm::Track`], the pass
-/// before training, batches come with content hashes.
+/// Hears of every batch, with the features of its pictures one after the other.
+pub type Each<'a> = &'a mut dyn FnMut(&Batch, &[f32]) -> Result<(), Error>;
+
+/// Embeds `rows` of a source in their order, `reading.batch` at a time; `each` hears of
+/// every batch, and of its readable rows' features. With [`Norm::Track`], the pass before training,
+/// batches come with content hashes.
 ///
 /// # Errors
 /// [`Error::Interrupted`] when asked to stop; what `each` returns.
@@ -66,7 +69,7 @@ pub fn embed_each(
     rows: Vec<u64>,
     norm: Norm,
     reading: Reading<'_>,
-    each: &mut dyn FnMut(&Batch, &[f32]) -> Result<(), Error>,
+    each: Each<'_>,
 ) -> Result<(), Error> {
     let mut features = [Vec::new()];
     let hashes = norm == Norm::Track;

@@ -6,6 +6,7 @@ pub mod config;
 mod error;
 pub mod eval;
 pub mod feed;
+mod identity;
 mod images;
 pub mod knn;
 pub mod method;

@@ -24,7 +24,7 @@ pub struct Started {
     pub step: u64,
     /// B, images of a full batch.
     pub batch: usize,
-    /// The loss of features that know nothing.
+    /// The loss of features that know nothing, as far as is known: see [`Progress::chance_loss`].
     pub chance_loss: f64,
     /// Number of trainable and frozen weights.
     pub parameters: usize,
@@ -130,6 +130,10 @@ pub struct KnnReport {
 pub trait Progress {
     /// The first step is about to be taken.
     fn started(&mut self, _started: &Started) {}
+
+    /// Unreadable images were found, which are drawn and counted no more: from now on this is the
+    /// loss of features that know nothing.
+    fn chance_loss(&mut self, _chance_loss: f64) {}
 
     /// Work before the first step or after the last: `what` in a few words, `done` of `total`
     /// images. Called for every batch of it.

@@ -1,6 +1,6 @@
 //! A run on disk: its folder, its metrics and the table of its images.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Cursor};
 use crate::error::Error;
-use crate::progress::{EpochReport, KnnReport, StepReport};
+use crate::progress::{EpochReport, KnnReport, Progress, StepReport};
 
 /// The folder of a run; `docs/formats.md` describes its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +116,38 @@ impl RunFolder {
         self.path.join("checkpoints")
     }
 
+    /// Keeps every other process from training in this folder for as long as the result lives.
+    /// `None`, with a warning, on a file system that has no locks.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming `flag` if another process trains in it; [`Error::Run`] if `.lock`
+    /// can't be made.
+    pub fn lock(&self, flag: &str, progress: &mut dyn Progress) -> Result<Option<Lock>, Error> {
+        let path = self.path.join(".lock");
+        let mut options = File::options();
+        let file =
+            (options.write(true).create(true).truncate(false).open(&path)).map_err(|error| {
+                Error::run(format!(
+                    "{}: can't be written ({error}); check its permissions",
+                    path.display()
+                ))
+            })?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock(file))),
+            Err(TryLockError::WouldBlock) => Err(Error::input(format!(
+                "{flag} {}: another npid is training in it; wait until it has ended, or stop it",
+                self.path.display()
+            ))),
+            Err(TryLockError::Error(error)) => {
+                progress.warning(&format!(
+                    "{}: can't be locked ({error}); see to it that no other npid trains in it",
+                    self.path.display()
+                ));
+                Ok(None)
+            }
+        }
+    }
+
     /// Removes what an interrupted write left behind, and makes the folder of the checkpoints
     /// where it is missing.
     ///
@@ -153,11 +185,30 @@ impl RunFolder {
         for (s, path) in ours.skip(keep.max(1)) {
             if Some(s) != best {
                 fs::remove_file(&path).map_err(|error| {
-                    Error::run(format!("{}: can't be removed ({error})", path.display()))
+                    Error::run(format!(
+                        "{}: can't be removed ({error}); check its permissions, then continue \
+                         with --resume",
+                        path.display()
+                    ))
                 })?;
             }
         }
         Ok(())
+    }
+}
+
+/// Says that a process is training in a run folder. The operating system takes it back however the
+/// process ends, so that the file stays without harm.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the lock lives as long as the open file")] File);
+
+/// What to do about a file of a run that can't be written.
+pub(crate) fn cure(path: &Path) -> &'static str {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") && !parent.exists() => {
+            "its folder is gone: it must stay where it is until the run has ended"
+        }
+        _ => "make room for it",
     }
 }
 
@@ -209,7 +260,10 @@ impl Metrics {
     /// If it can't be read or written.
     pub fn open(path: &Path, cursor: Option<Cursor>) -> Result<Self, Error> {
         let fail = |error: std::io::Error| {
-            Error::run(format!("{}: can't be written ({error})", path.display()))
+            Error::run(format!(
+                "{}: can't be written ({error}); check its permissions",
+                path.display()
+            ))
         };
         let mut file = (File::options()
             .read(true)
@@ -255,7 +309,7 @@ impl Metrics {
     pub fn sync(&mut self) -> Result<(), Error> {
         self.file.sync_all().map_err(|error| {
             Error::run(format!(
-                "{}: can't be written ({error})",
+                "{}: can't be written ({error}); make room, then continue with --resume",
                 self.path.display()
             ))
         })

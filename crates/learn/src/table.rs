@@ -13,6 +13,7 @@ use parquet::schema::parser::parse_message_type;
 
 use crate::checkpoint::temporary_of;
 use crate::error::Error;
+use crate::run::cure;
 
 /// Rows that are handed to the encoder at once.
 const CHUNK: usize = 1 << 14;
@@ -43,8 +44,9 @@ pub fn write(
         // The first error is the one to report.
         let _ = fs::remove_file(&temporary);
         Error::run(format!(
-            "{}: can't be written ({error}); make room for it",
-            path.display()
+            "{}: can't be written ({error}); {}",
+            path.display(),
+            cure(path)
         ))
     })
 }
@@ -119,8 +121,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("images.parquet");
         let rows = CHUNK + 3;
-        let label = |row: usize| (row % 3 != 0).then_some(row as i64 * 7);
-        let name = |row: usize| (row % 5 != 0).then(|| format!("é/{row}.png"));
+        let label = |row: usize| (!row.is_multiple_of(3)).then_some(row as i64 * 7);
+        let name = |row: usize| (!row.is_multiple_of(5)).then(|| format!("é/{row}.png"));
         let columns = [
             ("label", Column::Numbers(&label)),
             ("path", Column::Text(&name)),

@@ -41,7 +41,7 @@ fn a_run_leaves_what_the_formats_page_says() {
             "metrics.jsonl",
         ]
         .into_iter()
-        .chain(best_outside(&out, &[14, 21]).as_deref())
+        .chain(best_outside(&out, &[14, 21]))
         .collect::<std::collections::BTreeSet<_>>()
         .into_iter()
         .collect::<Vec<_>>()

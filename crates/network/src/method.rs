@@ -100,9 +100,14 @@ impl Npid {
 
     /// The loss of features that know nothing: ln(K+1) or ln N.
     pub fn chance_loss(&self) -> f64 {
+        self.chance_loss_among(self.memory_bank.length)
+    }
+
+    /// The same where only `rows` of the N rows are not excluded: ln(K+1) or ln `rows`, 0 for none.
+    pub fn chance_loss_among(&self, rows: usize) -> f64 {
         match self.head {
             Head::Contrastive { .. } => ((self.neg_num + 1) as f64).ln(),
-            Head::Softmax { .. } => (self.memory_bank.length as f64).ln(),
+            Head::Softmax { .. } => (rows.max(1) as f64).ln(),
         }
     }
 }

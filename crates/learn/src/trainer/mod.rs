@@ -8,6 +8,7 @@
 //! Everything a step depends on is drawn by (seed, epoch, image) or stands in the checkpoint, so a
 //! resumed run takes the same steps, bit for bit, as one that was never stopped.
 
+mod check;
 mod epoch;
 mod timing;
 
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use npid_data::loader::Batch;
-use npid_data::source::{self, ContentHash};
+use npid_data::source::ContentHash;
 use npid_engine::{Description, Engine, Sizes};
 use serde::Serialize;
 
@@ -24,13 +25,13 @@ use crate::checkpoint::{self, Checkpoint, Cursor, Figures, LossSum, Meta};
 use crate::collections::{Collections, KnnSplit};
 use crate::config::{Config, load};
 use crate::error::Error;
-use crate::feed::{self, load_options};
+use crate::identity;
 use crate::images::ImageTable;
 use crate::knn::{Measurement, Reading};
 use crate::progress::{KnnSubject, Progress, Started};
-use crate::run::{Line, Metrics, RunFolder};
+use crate::run::{Line, Lock, Metrics, RunFolder};
 use crate::schedule::Schedule;
-use crate::{method, recipes, start};
+use crate::{recipes, start};
 
 use timing::Timing;
 
@@ -98,18 +99,20 @@ where
     checkpoint::survive_file_size_limit();
     config.check()?;
     let collections = Collections::open(&config.data)?;
-    let images = collections.train.len();
-    let config = config.resolve(images)?;
-    let engine = prepare(&config, &collections, make_engine)?;
+    check::anything_readable(&collections)?;
+    let config = config.resolve(collections.train.len())?;
+    let engine = check::prepare(&config, &collections, options, make_engine)?;
     if options.strict {
-        check_all(&collections, &config, options)?;
+        check::all(&collections, &config, options)?;
     }
     let folder = RunFolder::create(out, &config.to_toml()?)?;
+    let lock = folder.lock("--out", progress)?;
     let mut trainer = Trainer::new(
         config,
         collections,
         engine,
         folder,
+        lock,
         None,
         options,
         progress,
@@ -129,8 +132,9 @@ where
 /// stopped before the first.
 ///
 /// # Errors
-/// As [`train`]; [`Error::Input`] if the folder is no run, its collection has another length, or
-/// its only checkpoint is cut short or of another architecture.
+/// As [`train`]; [`Error::Input`] if the folder is no run or another process trains in it, if its
+/// collection is another than `images.parquet` says, or if its newest checkpoint is of another
+/// version or architecture, or damaged with none before it.
 pub fn resume<F>(
     folder: &Path,
     options: &Options<'_>,
@@ -143,12 +147,14 @@ where
     let timing = Timing::start();
     checkpoint::survive_file_size_limit();
     let folder = RunFolder::open(folder, "--resume")?;
+    let lock = folder.lock("--resume", progress)?;
     let config = load::load(&recipes::read(&folder.config())?, &[])?;
     let found = Checkpoint::newest(&folder.checkpoints())?;
-    let collections = Collections::open(&config.data)?;
-    check_length(&config, &collections, &folder)?;
+    let collections = identity::open(&folder, &config)?;
+    let compared = identity::check(&folder, "--resume", &config, collections.train.as_ref())?;
+    check::anything_readable(&collections)?;
     let config = config.resolve(collections.train.len())?;
-    let mut engine = prepare(&config, &collections, make_engine)?;
+    let mut engine = check::prepare(&config, &collections, options, make_engine)?;
     let checkpoint = match found {
         Some((checkpoint, warnings)) => {
             // An error comes alone: what is only odd is said once the checkpoint is taken.
@@ -176,6 +182,7 @@ where
         collections,
         engine,
         folder,
+        lock,
         meta,
         options,
         progress,
@@ -183,74 +190,18 @@ where
     )?;
     if fresh {
         trainer.begin()?;
+    } else if !compared {
+        trainer.remake_table()?;
     }
     trainer.run()
-}
-
-/// Checks what can be checked before anything is written, and makes the engine.
-fn prepare<F>(
-    config: &Config,
-    collections: &Collections,
-    make_engine: F,
-) -> Result<Box<dyn Engine>, Error>
-where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
-{
-    let description = method::describe(config, collections.train.len())?;
-    source::first_readable(collections.train.as_ref(), |_| false)?;
-    if let Some(val) = &collections.val {
-        source::first_readable(val.as_ref(), |_| false)?;
-    }
-    let sizes = Sizes {
-        batch: config.data.batch_size,
-        height: config.data.size,
-        width: config.data.size,
-    };
-    make_engine(&description, sizes)
-}
-
-/// Reads every picture once, for `--strict`, which promises an answer before the run.
-fn check_all(
-    collections: &Collections,
-    config: &Config,
-    options: &Options<'_>,
-) -> Result<(), Error> {
-    let reading = reading_of(config, options);
-    let load = load_options(reading.batch, reading.workers, false);
-    for source in [Some(&collections.train), collections.val.as_ref()] {
-        let Some(source) = source else { continue };
-        let mut table = ImageTable::new(source.len());
-        let rows = (0..source.len() as u64).collect();
-        for batch in feed::views(source, rows, reading.size, load) {
-            reading.poll()?;
-            table.skip(&batch?.skipped, true, &mut ())?;
-        }
-    }
-    Ok(())
-}
-
-/// A resumed run needs the collection it was started with.
-fn check_length(
-    config: &Config,
-    collections: &Collections,
-    folder: &RunFolder,
-) -> Result<(), Error> {
-    let now = collections.train.len();
-    match (config.model.memory_bank.length, &config.data.path) {
-        (Some(then), Some(path)) if then != now => Err(Error::input(format!(
-            "--resume {}: the run was started with {then} pictures, but {} now holds {now}; \
-             restore the collection, or start a new run",
-            folder.path().display(),
-            path.display()
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// SHA-256 of a configuration, less what never changes a result.
 fn fingerprint(config: &Config) -> Result<String, Error> {
     let mut config = config.clone();
     config.data.workers = 0;
+    // Pictures may be moved: `identity` sees to it that they are the same ones.
+    config.data.path = None;
     Ok(ContentHash::of(config.to_toml()?.as_bytes()).to_string())
 }
 
@@ -270,6 +221,8 @@ struct Trainer<'a> {
     collections: Collections,
     engine: Box<dyn Engine>,
     folder: RunFolder,
+    /// Held as long as the run is in progress.
+    _lock: Option<Lock>,
     metrics: Metrics,
     images: ImageTable,
     schedule: Schedule,
@@ -296,6 +249,7 @@ impl<'a> Trainer<'a> {
         collections: Collections,
         engine: Box<dyn Engine>,
         folder: RunFolder,
+        lock: Option<Lock>,
         meta: Option<Meta>,
         options: &Options<'a>,
         progress: &'a mut dyn Progress,
@@ -304,6 +258,7 @@ impl<'a> Trainer<'a> {
         let images = collections.train.len();
         let metrics = Metrics::open(&folder.metrics(), meta.as_ref().map(|meta| meta.cursor))?;
         let (split, notes) = collections.knn_split(&config, config.evaluation.max_rows);
+        let notes = [collections.notes(), notes].concat();
         notes.iter().for_each(|note| progress.note(note));
         let batch = config.data.batch_size;
         let steps = epoch::steps(images, batch, config.data.drop_last);
@@ -333,6 +288,7 @@ impl<'a> Trainer<'a> {
             collections,
             engine,
             folder,
+            _lock: lock,
             metrics,
             images: table,
             schedule,
@@ -376,9 +332,32 @@ impl<'a> Trainer<'a> {
         self.progress.started(&started);
     }
 
+    /// Training pictures that aren't known to be unreadable.
+    fn readable(&self) -> usize {
+        self.collections.train.len() - self.images.skipped_count()
+    }
+
     fn chance_loss(&self) -> f64 {
         let method = self.engine.description().method;
-        method.map_or(0.0, |method| method.chance_loss())
+        method.map_or(0.0, |method| method.chance_loss_among(self.readable()))
+    }
+
+    /// Makes a missing `images.parquet` again. While epochs are left, contents are hashed in the
+    /// next one.
+    fn remake_table(&mut self) -> Result<(), Error> {
+        let path = self.folder.images();
+        self.progress.warning(&format!(
+            "{}: it was missing and is made again; whether the pictures are those that the run \
+             was started with can't be checked",
+            path.display()
+        ));
+        let train = self.collections.train.clone();
+        self.images.unsettle();
+        if self.cursor.epoch < self.config.runner.max_epochs {
+            self.images.write(&path, train.as_ref())
+        } else {
+            self.images.settle(&path, train.as_ref())
+        }
     }
 
     /// All that comes before the first step: the bank's start, the figures to compare with, the
@@ -458,9 +437,18 @@ impl<'a> Trainer<'a> {
 
     /// Excludes rows from the bank for good.
     fn exclude(&mut self, rows: &[u64]) -> Result<(), Error> {
-        if !rows.is_empty() {
-            self.engine.exclude_rows(rows)?;
+        if rows.is_empty() {
+            return Ok(());
         }
+        // There were enough when the run began; those of a disk that was taken away are not.
+        let (left, all) = (self.readable(), self.collections.train.len());
+        let batch = self.config.data.batch_size;
+        if left < batch.max(check::FEWEST) {
+            return Err(Error::run(check::too_few(left, all, batch, "")));
+        }
+        self.engine.exclude_rows(rows)?;
+        let chance = self.chance_loss();
+        self.progress.chance_loss(chance);
         Ok(())
     }
 
