@@ -175,6 +175,15 @@ fn killed_at_twenty_random_moments_runs_resume_to_the_same_bits() {
     kill(20);
 }
 
+/// The command in a shell that lets no file grow beyond so many blocks.
+fn limited(blocks: u32, command: &Command, folder: PathBuf) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.current_dir(folder);
+    shell
+}
+
 #[test]
 fn a_checkpoint_that_does_not_fit_leaves_the_one_before_it() {
     let s = Scratch::new();
@@ -195,16 +204,7 @@ fn a_checkpoint_that_does_not_fit_leaves_the_one_before_it() {
         .collect();
     // 100 blocks are 50 KB by POSIX, 100 KB to some shells; a checkpoint here has megabytes.
     assert!(before[0].1.len() > 1_000_000);
-    let npid = env!("CARGO_BIN_EXE_npid");
-    let output = Command::new("sh")
-        .args([
-            "-c",
-            "ulimit -f 100; exec \"$0\" train --resume run --threads 1",
-        ])
-        .arg(npid)
-        .current_dir(s.path(""))
-        .output()
-        .unwrap();
+    let output = limited(100, &s.resume("run"), s.path("")).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     let last = stderr.lines().last().unwrap_or_default();
@@ -220,18 +220,24 @@ fn a_checkpoint_that_does_not_fit_leaves_the_one_before_it() {
 
     succeeds(s.resume("run").output().unwrap());
     s.same("run", "whole");
+
+    // Nor does an embedding of which half fits leave that half.
+    let embed = s.npid(&["embed", "--run", "run", "--out", "f.npy"]);
+    let output = limited(1, &embed, s.path("")).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("can't be written"), "{stderr}");
+    let left = fs::read_dir(s.path("")).unwrap();
+    let mut left = left.map(|entry| entry.unwrap().file_name());
+    assert!(left.all(|name| !name.to_string_lossy().contains("f.")));
 }
 
 #[test]
 fn a_run_folder_that_does_not_fit_is_no_run() {
     let s = Scratch::new();
     // Not even the first checkpoint can be written: the run ends at once, and says what to do.
-    let mut train = s.train("run", 3, "1", "1");
-    let arguments: Vec<_> = train.get_args().map(|a| a.to_os_string()).collect();
-    train = Command::new("sh");
-    train.args(["-c", "ulimit -f 100; exec \"$0\" \"$@\""]);
-    train.arg(env!("CARGO_BIN_EXE_npid")).args(arguments);
-    let output = train.current_dir(s.path("")).output().unwrap();
+    let train = s.train("run", 3, "1", "1");
+    let output = limited(100, &train, s.path("")).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("--resume"), "{stderr}");
