@@ -13,7 +13,7 @@ mod parquet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use folder::FolderSource;
+pub use folder::{FolderSource, splits};
 pub use parquet::ParquetSource;
 use serde::Serialize;
 
@@ -89,7 +89,7 @@ pub struct Description {
     pub formats: Vec<(String, usize)>,
     /// Encoded bytes in all; `None` where finding out would take long or nothing is encoded.
     pub bytes: Option<u64>,
-    /// What a person should know about how the collection was understood, a sentence each.
+    /// As [`Source::notes`].
     pub notes: Vec<String>,
 }
 
@@ -135,6 +135,12 @@ pub trait Source: Send + Sync {
     /// As [`Source::picture`].
     fn picture_and_hash(&self, row: usize) -> Result<(Picture, ContentHash), PictureError> {
         Ok((self.picture(row)?, self.content_hash(row)?))
+    }
+
+    /// What a person should know about how the collection was understood, a sentence each; found
+    /// out when it was opened, so that asking costs nothing.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// What the collection is, without decoding anything.
@@ -188,6 +194,26 @@ pub enum Error {
         path: PathBuf,
         /// Its columns with their types.
         columns: Vec<String>,
+    },
+    /// A parquet file without rows.
+    #[error("{}: a parquet file without rows; write or download it again", path.display())]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A parquet file whose pictures or labels are compressed in a way that isn't read.
+    #[error(
+        "{}: column {column} is compressed with {codec}; npid reads none, snappy, gzip and zstd: \
+         write the file again with one of them",
+        path.display()
+    )]
+    Compression {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// The compression's name.
+        codec: String,
     },
     /// A parquet file that can't be understood.
     #[error("{}: not a readable parquet file ({reason}); write or download it again", path.display())]

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{Row, jpeg, open_error, picture, png, write, write_parquet};
+use common::{Row, jpeg, open_error, picture, png, write, write_parquet, write_parquet_with};
 use npid_data::inspect::inspect;
-use npid_data::source::{ContentHash, Error, Source, first_readable, open};
+use npid_data::source::{ContentHash, Error, Source, first_readable, open, splits};
 
 #[test]
 fn a_folder_of_folders_has_classes_in_order() {
@@ -81,7 +81,16 @@ fn splits_are_not_silently_taken_for_classes() {
     write(dir.path(), "train/cat/1.png", &png(&picture(4, 4, 1)));
     write(dir.path(), "val/cat/1.png", &png(&picture(4, 4, 1)));
     let notes = open(dir.path()).unwrap().describe().notes;
-    assert!(notes.len() == 1 && notes[0].contains("train"), "{notes:?}");
+    let apart = format!("--data {0}/train and --val {0}/val", dir.path().display());
+    assert!(notes.len() == 1 && notes[0].contains(&apart), "{notes:?}");
+    let names = |all: &[&str]| all.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+    assert_eq!(
+        splits(&names(&["test", "train"])),
+        Some(("train", Some("test")))
+    );
+    assert_eq!(splits(&names(&["train"])), Some(("train", None)));
+    assert_eq!(splits(&names(&["cat", "train"])), None);
+    assert_eq!(splits(&[]), None);
 }
 
 #[cfg(unix)]
@@ -260,5 +269,84 @@ fn a_parquet_file_without_pictures_names_its_columns() {
     let path = dir.path().join("none.parquet");
     write_parquet(&path, &[], 10, true, &[]);
     let line = open_error(&path);
-    assert!(line.contains("it has no rows"), "{line}");
+    assert!(
+        line.contains("without rows") && !line.contains("JPEG"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_parquet_file_is_read_in_every_compression_that_is_named() {
+    use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+    let dir = tempfile::tempdir().unwrap();
+    for (name, compression) in [
+        ("none", Compression::UNCOMPRESSED),
+        ("gzip", Compression::GZIP(GzipLevel::default())),
+        ("zstd", Compression::ZSTD(ZstdLevel::default())),
+    ] {
+        let path = dir.path().join(name);
+        write_parquet_with(
+            &path,
+            &rows(),
+            10,
+            true,
+            &["ant", "bee", "cow"],
+            compression,
+        );
+        check_rows(open(&path).unwrap().as_ref(), name);
+    }
+
+    // The compression of the column of labels, as the footer has it: a file that says brotli.
+    let path = dir.path().join("brotli.parquet");
+    write_parquet(&path, &rows(), 100, true, &[]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let codec = (bytes.windows(7)).rposition(|w| w == b"label\x15\x02");
+    bytes[codec.unwrap() + 6] = 8;
+    std::fs::write(&path, bytes).unwrap();
+    let line = open_error(&path);
+    for part in ["column label", "with brotli", "none, snappy, gzip and zstd"] {
+        assert!(line.contains(part), "{line}");
+    }
+}
+
+#[test]
+fn labels_of_another_type_are_named() {
+    use parquet::data_type::{ByteArray, ByteArrayType, DoubleType};
+    use parquet::file::{properties::WriterProperties, writer::SerializedFileWriter};
+    use parquet::schema::parser::parse_message_type;
+    use std::sync::Arc;
+    let dir = tempfile::tempdir().unwrap();
+    for (column, says) in [
+        ("binary label (UTF8)", "column label is text"),
+        ("double label", "column label is floating-point numbers"),
+        ("double labels", "column labels is floating-point numbers"),
+    ] {
+        let path = dir.path().join("t.parquet");
+        let schema = format!("message m {{ required binary image; required {column}; }}");
+        let schema = Arc::new(parse_message_type(&schema).unwrap());
+        let file = std::fs::File::create(&path).unwrap();
+        let properties = Arc::new(WriterProperties::builder().build());
+        let mut writer = SerializedFileWriter::new(file, schema, properties).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut image = group.next_column().unwrap().unwrap();
+        let bytes = ByteArray::from(png(&picture(4, 4, 1)));
+        let typed = image.typed::<ByteArrayType>();
+        typed.write_batch(&[bytes], None, None).unwrap();
+        image.close().unwrap();
+        let mut label = group.next_column().unwrap().unwrap();
+        if column.starts_with("binary") {
+            let typed = label.typed::<ByteArrayType>();
+            typed.write_batch(&["cat".into()], None, None).unwrap();
+        } else {
+            let typed = label.typed::<DoubleType>();
+            typed.write_batch(&[1.0], None, None).unwrap();
+        }
+        label.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        let source = open(&path).unwrap();
+        assert_eq!(source.label(0), None);
+        let notes = source.notes();
+        assert!(notes.len() == 1 && notes[0].starts_with(says), "{notes:?}");
+    }
 }

@@ -51,6 +51,17 @@ impl Collections {
         Ok(Collections { train, val })
     }
 
+    /// What a person should know about how the collections were understood, a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.train.notes();
+        for note in self.val.iter().flat_map(|val| val.notes()) {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        notes
+    }
+
     /// Which pictures vote and which ask, at most `max_rows` voting, and a sentence about it where
     /// a person should know; `None` where there are no labels to measure with.
     pub fn knn_split(&self, config: &Config, max_rows: usize) -> (Option<KnnSplit>, Vec<String>) {
@@ -103,7 +114,12 @@ impl KnnSplit {
         seen.sort_unstable();
         seen.dedup();
         match seen.len() {
-            0 => return none("the training pictures have no labels (sub-folders are classes)"),
+            0 => {
+                return none(
+                    "the training pictures have no labels (sub-folders are classes; so are whole \
+                     numbers in a parquet file's column `label`)",
+                );
+            }
             1 => return none("all labelled training pictures are of one class"),
             _ => {}
         }
@@ -124,7 +140,10 @@ impl KnnSplit {
                     })
                     .unzip();
                 if rows.is_empty() {
-                    return none("the query pictures have no labels (sub-folders are classes)");
+                    return none(
+                        "the query pictures have no labels (sub-folders are classes; so are whole \
+                         numbers in a parquet file's column `label`)",
+                    );
                 }
                 if unknown > 0 {
                     classes += 1;

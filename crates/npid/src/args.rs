@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// The most threads that can be asked for.
+const MAX_THREADS: usize = npid_learn::config::MAX_WORKERS;
+
 /// Learns image features without labels (non-parametric instance discrimination), measures them
 /// and writes them out.
 #[derive(Debug, Parser)]
@@ -56,7 +59,7 @@ pub struct Train {
     #[arg(long)]
     pub strict: bool,
     /// Threads that load pictures, ahead of the step [default: npid chooses]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
     pub workers: Option<usize>,
     /// List the embedded recipes and exit
     #[arg(long)]
@@ -77,7 +80,7 @@ pub struct Machine {
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
     /// Threads that compute; never changes a result [default: all cores]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
     pub threads: Option<usize>,
 }
 
@@ -132,7 +135,7 @@ pub struct Knn {
     #[arg(long, value_name = "T", value_parser = above_zero)]
     pub temperature: Option<f64>,
     /// Threads that load pictures [default: npid chooses]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
     pub workers: Option<usize>,
     #[command(flatten)]
     pub machine: Machine,
@@ -146,14 +149,15 @@ pub struct Embed {
     /// The run's folder
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// Pictures to embed: a folder or a parquet file [default: the run's training pictures]
+    /// Pictures to embed: a folder or a parquet file [default: the run's own, those that it trained
+    /// on and those that ask in its kNN figure]
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Where to write the features, N x D; FILE.parquet beside it says which row is which picture
     #[arg(long, value_name = "FILE.npy")]
     pub out: PathBuf,
     /// Threads that load pictures [default: npid chooses]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
     pub workers: Option<usize>,
     #[command(flatten)]
     pub machine: Machine,
@@ -244,6 +248,15 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number of threads. Far more than there are cores only wait for each other, and a mistyped
+/// number would take minutes to start them.
+fn thread_count(text: &str) -> Result<usize, String> {
+    match at_least_one(text)? {
+        n if n > MAX_THREADS => Err(format!("it must be at most {MAX_THREADS}")),
+        n => Ok(n),
+    }
+}
+
 fn above_zero(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if (x as f32) > 0.0 && (x as f32).is_finite() => Ok(x),
@@ -251,17 +264,19 @@ fn above_zero(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Parses the command line.
+/// Parses the command line; `None` where it asked for help or the version, which is printed.
 ///
 /// # Errors
-/// One line for a usage error. Help and version are printed and end the process with 0.
-pub fn parse() -> Result<Cli, String> {
-    Cli::try_parse().map_err(|error| {
-        if !error.use_stderr() {
-            error.exit();
+/// One line for a usage error.
+pub fn parse() -> Result<Option<Command>, String> {
+    match Cli::try_parse() {
+        Ok(cli) => Ok(Some(cli.command)),
+        Err(error) if error.use_stderr() => Err(one_line(&error.render().to_string())),
+        Err(help) => {
+            say!("{}", help.render().to_string().trim_end());
+            Ok(None)
         }
-        one_line(&error.render().to_string())
-    })
+    }
 }
 
 /// clap's message without its usage section, on one line.

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use npid_data::source::{first_readable, open};
-use npid_data::{inspect, patterns};
+use npid_data::inspect;
+use npid_data::patterns::{self, WriteError};
+use npid_data::source::{self, first_readable, open};
 use npid_learn::Error;
 use npid_learn::collections::{PATTERNS, PATTERNS_SEED, PATTERNS_SIZE};
 use serde_json::json;
@@ -24,7 +25,17 @@ pub fn inspect(path: &Path, output: Output) -> Result<(), Error> {
         say!("{line}");
     } else {
         say!("{}: {}", path.display(), found.to_string().trim_end());
-        say!("train on it: npid train --data {}", path.display());
+        // Splits are folders; classes of these names in a parquet file are classes.
+        match source::splits(collection.classes()).filter(|_| path.is_dir()) {
+            Some((train, val)) => {
+                let val = val.map_or(String::new(), |val| {
+                    format!(" --val {}", path.join(val).display())
+                });
+                let train = path.join(train);
+                say!("train on it: npid train --data {}{val}", train.display());
+            }
+            None => say!("train on it: npid train --data {}", path.display()),
+        }
     }
     Ok(())
 }
@@ -32,10 +43,15 @@ pub fn inspect(path: &Path, output: Output) -> Result<(), Error> {
 /// Writes the built-in pictures below `out`.
 ///
 /// # Errors
-/// If the folder isn't empty or can't be written.
+/// [`Error::Input`] if the folder isn't empty or can't be made, [`Error::Run`] if a picture can't
+/// be written into it.
 pub fn patterns(out: &Path, output: Output) -> Result<(), Error> {
-    patterns::write(out, PATTERNS, PATTERNS, PATTERNS_SIZE, PATTERNS_SEED)
-        .map_err(|error| Error::input(format!("--out {error}")))?;
+    patterns::write(out, PATTERNS, PATTERNS, PATTERNS_SIZE, PATTERNS_SEED).map_err(|error| {
+        match error {
+            WriteError::Unfinished { .. } => Error::run(format!("--out {error}")),
+            error => Error::input(format!("--out {error}")),
+        }
+    })?;
     let (train, val) = (out.join("train"), out.join("val"));
     if output.json {
         let line = json!({

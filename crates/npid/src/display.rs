@@ -1,17 +1,23 @@
 //! What a run looks like while it runs: a bar on a terminal, plain lines elsewhere.
 
-use std::io::{IsTerminal, Write};
+use std::cell::Cell;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use npid_learn::progress::{EpochReport, KnnReport, KnnSubject, Progress, Started, StepReport};
 
+use crate::out::count;
+
 /// Weight of the newest step in the loss that the bar shows.
 const SMOOTHING: f64 = 0.05;
 
 /// Work that takes less is not announced with a line.
 const SOON: Duration = Duration::from_secs(3);
+
+/// A run that has been silent for this long says where it is.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Where lines go.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,6 +34,8 @@ pub struct Display {
     /// The bar, where standard error is a terminal.
     bar: Option<ProgressBar>,
     run: Option<Run>,
+    /// When the run's last line was printed.
+    spoke: Cell<Instant>,
     /// The work before or after training that is shown.
     working: Option<Work>,
 }
@@ -55,15 +63,21 @@ impl Display {
     pub fn new(json: bool) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
-            bar.set_style(style("{msg}"));
+            bar.set_style(style("{wide_msg}"));
             bar
         });
         Display {
             lines: if json { Lines::Stderr } else { Lines::Stdout },
             bar,
             run: None,
+            spoke: Cell::new(Instant::now()),
             working: None,
         }
+    }
+
+    /// Queries of the run's kNN figure, where it has one and has started.
+    pub fn queries(&self) -> Option<usize> {
+        Some(self.run.as_ref()?.started.knn_queries).filter(|&queries| queries > 0)
     }
 
     /// Removes the bar; what was printed stays.
@@ -76,11 +90,10 @@ impl Display {
     /// Prints a line beside the bar. A closed pipe doesn't end a run.
     fn line(&self, text: &str) {
         let lines = self.lines;
-        let print = || {
-            let _ = match lines {
-                Lines::Stdout => writeln!(std::io::stdout(), "{text}"),
-                Lines::Stderr => writeln!(std::io::stderr(), "{text}"),
-            };
+        self.spoke.set(Instant::now());
+        let print = || match lines {
+            Lines::Stdout => say!("{text}"),
+            Lines::Stderr => complain!("{text}"),
         };
         match &self.bar {
             Some(bar) => bar.suspend(print),
@@ -114,10 +127,10 @@ impl Run {
 impl Progress for Display {
     fn started(&mut self, started: &Started) {
         self.line(&format!(
-            "{}: {} pictures, {} epochs of batches of {}, {} weights; on {}",
+            "{}: {}, {} of batches of {}, {} weights; on {}",
             started.run.display(),
-            started.images,
-            started.epochs,
+            count(started.images, "picture"),
+            count(started.epochs as usize, "epoch"),
             started.batch,
             started.parameters,
             started.device,
@@ -133,7 +146,7 @@ impl Progress for Display {
         if let Some(bar) = &self.bar {
             bar.set_length(started.steps);
             bar.set_position(started.step);
-            bar.set_style(style("{bar:24} {pos}/{len} {msg}"));
+            bar.set_style(style("{bar:24} {pos}/{len} {wide_msg}"));
         }
         self.working = None;
         self.run = Some(Run {
@@ -174,7 +187,21 @@ impl Progress for Display {
         let smooth = run.loss.map_or(loss, |old| old + SMOOTHING * (loss - old));
         run.loss = Some(smooth);
         run.first.get_or_insert_with(|| (Instant::now(), step));
-        let Some(bar) = &self.bar else { return };
+        let Some(bar) = &self.bar else {
+            // Steps that take seconds would say nothing for minutes, until log.interval of them
+            // are done.
+            if self.spoke.get().elapsed() > QUIET {
+                let text = format!(
+                    "epoch {epoch}/{}  step {step}/{}  loss {smooth:.4} (chance {:.3})  {}",
+                    run.started.epochs,
+                    run.started.steps,
+                    run.started.chance_loss,
+                    run.left(step)
+                );
+                self.line(text.trim_end());
+            }
+            return;
+        };
         let started = &run.started;
         let speed = run.pace(step).map_or(String::new(), |(rate, left)| {
             let images = rate * started.batch as f64;
@@ -221,7 +248,7 @@ impl Progress for Display {
             (report.knn_top1).map_or(String::new(), |top1| format!("  kNN top-1 {top1:.1} %"));
         let skipped = match report.skipped {
             0 => String::new(),
-            n => format!("  {n} unreadable pictures skipped"),
+            n => format!("  {} skipped", count(n, "unreadable picture")),
         };
         self.line(&format!(
             "epoch {}/{} done  loss {:.4}  spread {:.2}  {:.0} images/s{knn}{skipped}",
@@ -237,8 +264,11 @@ impl Progress for Display {
             KnnSubject::Trained => return,
         };
         self.line(&format!(
-            "kNN top-1 of {what}: {:.1} % ({} queries, {} pictures vote, k {})",
-            report.knn_top1, report.queries, report.rows, report.k
+            "kNN top-1 of {what}: {:.1} % ({}, {}, k {})",
+            report.knn_top1,
+            count(report.queries, "query"),
+            voters(report.rows),
+            report.k
         ));
     }
 
@@ -254,7 +284,7 @@ impl Progress for Display {
     }
 
     fn warning(&mut self, text: &str) {
-        let print = || eprintln!("warning: {text}");
+        let print = || complain!("warning: {text}");
         match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),
@@ -265,6 +295,14 @@ impl Progress for Display {
 fn style(template: &str) -> ProgressStyle {
     // The templates are ours and valid; a broken one would only look plain.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Who votes in a kNN figure.
+pub fn voters(rows: usize) -> String {
+    match rows {
+        1 => "1 picture votes".to_string(),
+        n => format!("{n} pictures vote"),
+    }
 }
 
 fn percent(part: f64, whole: f64) -> f64 {

@@ -1,10 +1,12 @@
 //! `npid embed`.
 
-use npid_learn::{Error, eval};
+use npid_learn::Error;
+use npid_learn::eval::{self, EmbedReport};
 
 use crate::args::Embed;
 use crate::display::Display;
 use crate::engine::engine;
+use crate::out::count;
 use crate::stop;
 
 /// Writes the features of a collection and the table of its rows.
@@ -35,17 +37,34 @@ pub fn run(args: &Embed) -> Result<(), Error> {
         return Ok(());
     }
     say!(
-        "{}: {} features of {} numbers; {} says which row is which picture",
+        "{}: {}{} of {}; {} says which row is which picture",
         report.array.display(),
-        report.rows,
-        report.dim,
+        count(report.rows, "feature"),
+        splits(&report),
+        count(report.dim, "number"),
         report.table.display()
     );
     if !report.skipped.is_empty() {
         say!(
-            "{} pictures can't be read and have no row",
-            report.skipped.len()
+            "{} can't be read and {} no row",
+            count(report.skipped.len(), "picture"),
+            if report.skipped.len() == 1 {
+                "has"
+            } else {
+                "have"
+            }
         );
     }
     Ok(())
+}
+
+/// How many of a run's own pictures are of which split: ` (600 train + 200 val)`.
+fn splits(report: &EmbedReport) -> String {
+    if report.splits.len() < 2 {
+        return String::new();
+    }
+    let parts: Vec<String> = (report.splits.iter())
+        .map(|(split, rows)| format!("{rows} {split}"))
+        .collect();
+    format!(" ({})", parts.join(" + "))
 }

@@ -3,8 +3,9 @@
 use npid_learn::{Error, eval};
 
 use crate::args::Knn;
-use crate::display::Display;
+use crate::display::{Display, voters};
 use crate::engine::engine;
+use crate::out::count;
 use crate::stop;
 
 /// Measures a run's kNN figure.
@@ -36,13 +37,13 @@ pub fn knn(args: &Knn) -> Result<(), Error> {
         return Ok(());
     }
     say!(
-        "kNN top-1: {:.1} %, top-5: {:.1} %  (after epoch {}; {} queries, {} pictures vote, k {}, \
-         temperature {})",
+        "kNN top-1: {:.1} %, top-5: {:.1} %  (after epoch {}; {}, {}, k {}, temperature \
+         {})",
         report.knn_top1,
         report.knn_top5,
         report.epoch,
-        report.queries,
-        report.rows,
+        count(report.queries, "query"),
+        voters(report.rows),
         report.k,
         report.tau,
     );

@@ -2,12 +2,14 @@
 //!
 //! Flags, what is shown, and exit codes; the work is done by the library crates.
 
-/// Prints a line on standard output. A closed pipe ends nothing.
+/// Prints a line on standard output; see [`out::line`].
 macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write;
-        let _ = writeln!(std::io::stdout(), $($text)*);
-    }};
+    ($($text:tt)*) => { crate::out::line(format_args!($($text)*)) };
+}
+
+/// Prints a line on standard error; see [`out::complain`].
+macro_rules! complain {
+    ($($text:tt)*) => { crate::out::complain(format_args!($($text)*)) };
 }
 
 mod args;
@@ -17,6 +19,7 @@ mod display;
 mod embed;
 mod engine;
 mod eval;
+mod out;
 mod stop;
 mod train;
 
@@ -26,21 +29,31 @@ use args::{Bench, Command, Data, Eval};
 use npid_learn::Error;
 
 fn main() -> ExitCode {
+    npid_learn::checkpoint::survive_file_size_limit();
     let done = args::parse()
         .map_err(Error::Input)
-        .and_then(|cli| match cli.command {
-            Command::Train(args) => train::run(&args),
-            Command::Eval(Eval::Knn(args)) => eval::knn(&args),
-            Command::Embed(args) => embed::run(&args),
-            Command::Data(Data::Inspect { path, output }) => data::inspect(&path, output),
-            Command::Data(Data::Patterns { out, output }) => data::patterns(&out, output),
-            Command::Bench(Bench::Step(args)) => bench::step(&args),
-        });
+        .and_then(|command| match command {
+            // Help or the version, which has been printed.
+            None => Ok(()),
+            Some(command) => run(command),
+        })
+        .and_then(|()| out::written());
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", error.to_string().replace('\n', " "));
+            complain!("error: {}", error.to_string().replace('\n', " "));
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Train(args) => train::run(&args),
+        Command::Eval(Eval::Knn(args)) => eval::knn(&args),
+        Command::Embed(args) => embed::run(&args),
+        Command::Data(Data::Inspect { path, output }) => data::inspect(&path, output),
+        Command::Data(Data::Patterns { out, output }) => data::patterns(&out, output),
+        Command::Bench(Bench::Step(args)) => bench::step(&args),
     }
 }

@@ -11,6 +11,7 @@ use npid_learn::{Config, Error};
 use crate::args::Train;
 use crate::display::{Display, duration};
 use crate::engine::engine;
+use crate::out::count;
 use crate::stop;
 
 /// The recipe for the built-in pictures.
@@ -47,7 +48,7 @@ pub fn run(args: &Train) -> Result<(), Error> {
             .map_err(|error| Error::run(format!("the result can't be printed: {error}")))?;
         say!("{line}");
     } else {
-        explain(&summary);
+        explain(&summary, display.queries());
     }
     Ok(())
 }
@@ -60,11 +61,24 @@ fn settings(args: &Train) -> Result<(Config, PathBuf), Error> {
         BUILT_IN
     };
     let recipe = recipes::find(args.recipe.as_deref().unwrap_or(default))?;
+    for (flag, given, key) in [
+        ("--data", &args.data, "data.path"),
+        ("--val", &args.val, "data.val"),
+    ] {
+        if let (Some(path), Some(set)) = (given, setting(&args.set, key)) {
+            return Err(Error::input(format!(
+                "--set {set}: {flag} {} says the same key; leave one of them out",
+                path.display()
+            )));
+        }
+    }
     let mut config = load(&recipe, &args.set)?;
     if let Some(path) = &args.data {
         config.data.path = Some(path.clone());
-        // Queries that a recipe names belong to the pictures it names.
-        config.data.val = None;
+        if setting(&args.set, "data.val").is_none() {
+            // Queries that a recipe names belong to the pictures it names.
+            config.data.val = None;
+        }
     }
     if let Some(path) = &args.val {
         config.data.val = Some(path.clone());
@@ -78,6 +92,15 @@ fn settings(args: &Train) -> Result<(Config, PathBuf), Error> {
     }
     let out = (args.out.clone()).unwrap_or_else(|| Path::new("runs").join(&recipe.name));
     Ok((config, out))
+}
+
+/// The last of the `--set` flags that sets `key`.
+fn setting<'a>(sets: &'a [String], key: &str) -> Option<&'a String> {
+    let sets_it = |set: &&String| {
+        set.split_once('=')
+            .is_some_and(|(name, _)| name.trim() == key)
+    };
+    sets.iter().rev().find(sets_it)
 }
 
 fn list_recipes(json: bool) {
@@ -98,13 +121,13 @@ fn list_recipes(json: bool) {
 }
 
 /// What came out, what it means, and what to try next.
-fn explain(summary: &Summary) {
+fn explain(summary: &Summary, queries: Option<usize>) {
     let run = summary.run.display();
     say!("");
     say!(
-        "{} epochs, {} steps in {} ({:.0} images/s); loss {:.4}, chance {:.3}",
-        summary.epochs,
-        summary.steps,
+        "{}, {} in {} ({:.0} images/s); loss {:.4}, chance {:.3}",
+        count(summary.epochs as usize, "epoch"),
+        count(summary.steps as usize, "step"),
         duration(Duration::from_secs_f64(summary.seconds)),
         summary.images_per_s,
         summary.loss,
@@ -112,8 +135,9 @@ fn explain(summary: &Summary) {
     );
     if summary.skipped > 0 {
         say!(
-            "{} pictures could not be read; {run}/images.parquet lists them",
-            summary.skipped
+            "{} could not be read; {run}/images.parquet lists {}",
+            count(summary.skipped, "picture"),
+            if summary.skipped == 1 { "it" } else { "them" }
         );
     }
     match (
@@ -126,36 +150,79 @@ fn explain(summary: &Summary) {
                 "kNN top-1: {trained:.1} %   (untrained network {untrained:.1} %, raw pixels \
                  {pixels:.1} %)"
             );
-            say!("{}", verdict(trained, untrained.max(pixels)));
+            let queries = queries.unwrap_or(0);
+            say!("{}", verdict(trained, untrained, pixels, queries));
         }
         _ => say!(
-            "No kNN figure: without labelled pictures (sub-folders are classes) there is nothing \
-             to measure with.",
+            "No kNN figure: without labelled pictures there is nothing to measure with. (Labels \
+             are a folder's sub-folders, or a parquet file's column `label` of whole numbers.)",
         ),
     }
     say!("The run is in {run}. Next:");
-    say!("  npid embed --run {run} --out features.npy   # a feature for each picture");
+    let mut next = vec![(
+        format!("npid embed --run {run} --out features.npy"),
+        "a feature for each picture",
+    )];
     if summary.knn_top1.is_some() {
-        say!("  npid eval knn --run {run}                   # the figure again, with other -k");
+        next.push((
+            format!("npid eval knn --run {run}"),
+            "the figure again, with other -k",
+        ));
     }
-    say!("  npid train --data PATH                      # the same on your own pictures");
+    next.push((
+        "npid train --data PATH".to_string(),
+        "the same on your own pictures",
+    ));
+    let width = next
+        .iter()
+        .map(|(command, _)| command.chars().count())
+        .max();
+    for (command, what) in &next {
+        say!("  {command:0$}   # {what}", width.unwrap_or(0));
+    }
 }
 
-/// What a kNN figure says beside the better of the two that took no learning.
-fn verdict(trained: f64, baseline: f64) -> &'static str {
-    match trained - baseline {
-        gain if gain >= 5.0 => {
+/// Fewer queries than this say nothing: one picture more or less is more than a percent.
+const ENOUGH_QUERIES: usize = 100;
+
+/// A gain, in points of top-1, that is more than chance among [`ENOUGH_QUERIES`] or more.
+const CLEAR_GAIN: f64 = 5.0;
+
+/// What a kNN figure of `queries` queries says beside the two that took no learning; all percent.
+fn verdict(trained: f64, untrained: f64, pixels: f64, queries: usize) -> String {
+    if queries < ENOUGH_QUERIES {
+        return format!(
+            "{} {} too few to tell whether it learned: each is {:.1} points of the figure. Let \
+             {ENOUGH_QUERIES} or more labelled pictures ask (--val PATH).",
+            count(queries, "query"),
+            if queries == 1 { "is" } else { "are" },
+            100.0 / queries.max(1) as f64,
+        );
+    }
+    let more = "more epochs (runner.max_epochs), another model.head.temperature or optimizer.lr \
+                may help";
+    match (trained > untrained, trained > pixels) {
+        (true, true) if trained - untrained.max(pixels) >= CLEAR_GAIN => {
             "It learned: pictures of one class lie nearer to each other than before, and no label \
              was used for that."
+                .to_string()
         }
-        gain if gain > 0.0 => {
-            "It learned a little: more epochs (runner.max_epochs) or another \
-             model.head.temperature may help."
+        (true, true) => {
+            format!("It is a little above both the untrained network and raw pixels: {more}.")
         }
-        _ => {
-            "It has not learned what these labels name: more epochs (runner.max_epochs), another \
-             model.head.temperature or optimizer.lr may help."
-        }
+        (true, false) => format!(
+            "It is above the untrained network, but not above raw pixels, which tell these classes \
+             apart as well: {more}."
+        ),
+        (false, true) => format!(
+            "It is above raw pixels, but not above the untrained network, so for these classes the \
+             training has gained nothing yet: {more}."
+        ),
+        (false, false) => format!(
+            "It is above neither the untrained network nor raw pixels: it has not learned what \
+             these labels name. {}.",
+            more.replacen('m', "M", 1)
+        ),
     }
 }
 
@@ -164,9 +231,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_gain_over_both_baselines_is_called_learning() {
-        assert!(verdict(50.0, 15.0).starts_with("It learned:"));
-        assert!(verdict(16.0, 15.0).starts_with("It learned a little"));
-        assert!(verdict(15.0, 15.0).starts_with("It has not learned"));
+    fn the_verdict_says_what_the_figures_say() {
+        for (trained, untrained, pixels, queries, says) in [
+            (50.0, 12.0, 15.0, 1000, "It learned: "),
+            (16.0, 15.0, 12.0, 1000, "a little above both"),
+            (
+                100.0,
+                0.0,
+                100.0,
+                400,
+                "above the untrained network, but not above raw pixels",
+            ),
+            (
+                15.0,
+                15.0,
+                12.0,
+                400,
+                "above raw pixels, but not above the untrained network",
+            ),
+            (
+                15.0,
+                15.0,
+                15.0,
+                400,
+                "neither the untrained network nor raw pixels",
+            ),
+            (100.0, 0.0, 0.0, 99, "99 queries are too few"),
+            (
+                100.0,
+                0.0,
+                0.0,
+                1,
+                "1 query is too few to tell whether it learned: each is 100.0",
+            ),
+        ] {
+            let said = verdict(trained, untrained, pixels, queries);
+            assert!(said.contains(says), "{said}");
+        }
     }
 }

@@ -15,9 +15,20 @@ pub enum WriteError {
         /// The folder as given.
         path: PathBuf,
     },
-    /// A folder or file can't be made.
-    #[error("{}: cannot be written ({reason})", path.display())]
+    /// The folder can't be made, or what is there can't be looked into.
+    #[error("{}: cannot be written ({reason}); name a folder that can", path.display())]
     Io {
+        /// The folder or file.
+        path: PathBuf,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// Writing began and could not be finished. What was written has been removed.
+    #[error(
+        "{}: can't be written ({reason}); make room for it or name a folder elsewhere",
+        path.display()
+    )]
+    Unfinished {
         /// The folder or file.
         path: PathBuf,
         /// The operating system's or the encoder's words.
@@ -33,7 +44,8 @@ pub enum WriteError {
 /// name.
 ///
 /// # Errors
-/// If `dir` holds anything already (then nothing is written), or something can't be written.
+/// If `dir` holds anything already (then nothing is written), or something can't be written (then
+/// what was written is removed again).
 pub fn write(
     dir: &Path,
     train: usize,
@@ -56,23 +68,57 @@ pub fn write(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(io(dir, error)),
     }
-    for (split, count) in [(Split::Train, train), (Split::Val, val)] {
-        let root = dir.join(split.name());
-        for class in CLASSES {
-            let folder = root.join(class);
-            fs::create_dir_all(&folder).map_err(|error| io(&folder, error))?;
+    // The folders above the pictures that aren't there yet, the innermost first.
+    let made: Vec<&Path> = (dir.ancestors())
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .collect();
+    let written = fs::create_dir_all(dir)
+        .map_err(|error| io(dir, error))
+        .and_then(|()| {
+            write_split(dir, Split::Train, train, size, seed)?;
+            write_split(dir, Split::Val, val, size, seed)
+        });
+    if written.is_err() {
+        // The folder was new or empty, so all of this is ours; the first error is the one to
+        // report.
+        for split in [Split::Train, Split::Val] {
+            let _ = fs::remove_dir_all(dir.join(split.name()));
         }
-        let patterns = Patterns::new(split, count, size, seed);
-        for index in 0..count {
-            let path = root.join(patterns.name(index));
-            write_png(&path, size, &patterns.render(index)).map_err(|error| match error {
-                png::EncodingError::IoError(error) => io(&path, error),
-                other => WriteError::Io {
-                    path: path.clone(),
-                    reason: other.to_string(),
-                },
-            })?;
+        for folder in made {
+            let _ = fs::remove_dir(folder);
         }
+    }
+    written
+}
+
+/// Writes one split below `dir`, which exists.
+fn write_split(
+    dir: &Path,
+    split: Split,
+    count: usize,
+    size: usize,
+    seed: u64,
+) -> Result<(), WriteError> {
+    let unfinished = |path: &Path, reason: String| WriteError::Unfinished {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let root = dir.join(split.name());
+    for class in CLASSES {
+        let folder = root.join(class);
+        fs::create_dir_all(&folder).map_err(|error| match error.kind() {
+            std::io::ErrorKind::PermissionDenied => WriteError::Io {
+                path: folder.clone(),
+                reason: error.to_string(),
+            },
+            _ => unfinished(&folder, error.to_string()),
+        })?;
+    }
+    let patterns = Patterns::new(split, count, size, seed);
+    for index in 0..count {
+        let path = root.join(patterns.name(index));
+        write_png(&path, size, &patterns.render(index))
+            .map_err(|error| unfinished(&path, error.to_string()))?;
     }
     Ok(())
 }

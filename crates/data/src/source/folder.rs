@@ -144,34 +144,51 @@ impl Source for FolderSource {
         let size = |file: &Path| fs::metadata(self.root.join(file)).map_or(0, |m| m.len());
         let bytes =
             (self.files.len() <= MAX_SIZED).then(|| self.files.iter().map(|file| size(file)).sum());
-        let labelled = self.labels.iter().flatten().count();
-        let mut notes = Vec::new();
-        if labelled > 0 && labelled < self.files.len() {
-            notes.push(format!(
-                "{} pictures lie beside the class folders and have no label",
-                self.files.len() - labelled
-            ));
-        }
-        let is_split = |class: &String| {
-            ["train", "val", "valid", "validation", "test"].contains(&class.as_str())
-        };
-        if !self.classes.is_empty() && self.classes.iter().all(is_split) {
-            notes.push(format!(
-                "its sub-folders look like splits, not classes: give {} as the data, and another \
-                 as the validation data",
-                self.root.join(&self.classes[0]).display()
-            ));
-        }
         Description {
             kind: "folder".into(),
             images: self.files.len(),
             classes: self.classes.len(),
-            labelled,
+            labelled: self.labels.iter().flatten().count(),
             formats,
             bytes,
-            notes,
+            notes: self.notes(),
         }
     }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let beside = self.labels.iter().filter(|label| label.is_none()).count();
+        match beside {
+            _ if beside == self.files.len() => {}
+            0 => {}
+            1 => notes.push("1 picture lies beside the class folders and has no label".into()),
+            n => notes.push(format!(
+                "{n} pictures lie beside the class folders and have no label"
+            )),
+        }
+        if let Some((train, val)) = splits(&self.classes) {
+            let val = val.map_or(String::new(), |val| {
+                format!(" and --val {}", self.root.join(val).display())
+            });
+            notes.push(format!(
+                "the sub-folders of {} look like splits, not classes, and all of them are taken; \
+                 to keep them apart give --data {}{val}",
+                self.root.display(),
+                self.root.join(train).display()
+            ));
+        }
+        notes
+    }
+}
+
+/// The classes that are really the training and the validation split, where every one of
+/// `classes` has the name of a split: someone gave the folder above the one they meant.
+pub fn splits(classes: &[String]) -> Option<(&str, Option<&str>)> {
+    const NAMES: [&str; 5] = ["train", "val", "valid", "validation", "test"];
+    let found: Vec<&str> = (NAMES.into_iter())
+        .filter(|name| classes.iter().any(|class| class == name))
+        .collect();
+    (!found.is_empty() && found.len() == classes.len()).then(|| (found[0], found.get(1).copied()))
 }
 
 fn part_name(part: &OsStr) -> String {

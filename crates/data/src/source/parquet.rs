@@ -6,7 +6,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parquet::basic::Type as PhysicalType;
+use parquet::basic::{Compression, ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::ParquetError;
@@ -41,6 +41,7 @@ pub struct ParquetSource {
     starts: Vec<usize>,
     labels: Vec<Option<u32>>,
     classes: Vec<String>,
+    notes: Vec<String>,
     /// All encoded pictures, or `None` for a file too large for that.
     kept: Option<Kept>,
     bytes: u64,
@@ -58,7 +59,7 @@ impl ParquetSource {
     ///
     /// # Errors
     /// [`Error::Parquet`] for a damaged file, [`Error::NoImageColumn`], [`Error::Io`], and
-    /// [`Error::Empty`] for one without rows.
+    /// [`Error::NoRows`] for one without rows, [`Error::Compression`] for one that can't be unpacked.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::open_keeping(path, KEEP_BYTES)
     }
@@ -94,12 +95,13 @@ impl ParquetSource {
         }
         let rows = starts[starts.len() - 1];
         if rows == 0 {
-            return Err(Error::Empty {
-                path: path.into(),
-                hint: "; it has no rows".into(),
-            });
+            return Err(Error::NoRows { path: path.into() });
         }
-        let label = label_column(metadata, &features);
+        let (label, notes) = label_column(metadata, &features);
+        let label_index = label.as_ref().map(|(column, _)| *column);
+        for column in [Some(image_column), label_index].into_iter().flatten() {
+            check_compression(path, metadata, column)?;
+        }
         let (labels, classes) = match &label {
             Some((column, name)) => (
                 read_labels(&reader, *column).map_err(damaged)?,
@@ -123,6 +125,7 @@ impl ParquetSource {
             starts,
             labels,
             classes,
+            notes,
             kept: None,
             bytes,
         };
@@ -282,8 +285,12 @@ impl Source for ParquetSource {
                 .into_iter()
                 .collect(),
             bytes: Some(self.bytes),
-            notes: Vec::new(),
+            notes: self.notes(),
         }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 }
 
@@ -335,13 +342,76 @@ fn image_column(metadata: &ParquetMetaData, features: &Value) -> Option<usize> {
         })
 }
 
-fn label_column(metadata: &ParquetMetaData, features: &Value) -> Option<(usize, String)> {
+/// The column of labels with its name, and what is to be said about columns that look like labels
+/// but can't be read as such.
+fn label_column(
+    metadata: &ParquetMetaData,
+    features: &Value,
+) -> (Option<(usize, String)>, Vec<String>) {
     let is_integer = |kind| matches!(kind, PhysicalType::INT32 | PhysicalType::INT64);
-    ["label"]
+    let names = ["label"]
         .into_iter()
         .chain(features_of_type(features, "ClassLabel"))
-        .chain(["labels", "fine_label"])
-        .find_map(|name| Some((leaf(metadata, name, is_integer)?, name.to_owned())))
+        .chain(["labels", "fine_label"]);
+    let mut notes = Vec::new();
+    for name in names {
+        if let Some(column) = leaf(metadata, name, is_integer) {
+            return (Some((column, name.to_owned())), notes);
+        }
+        if let Some(kind) = kind_of_column(metadata, name) {
+            let note = format!(
+                "column {name} is {kind} and is not read; labels are whole numbers (int32 or int64)"
+            );
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+    }
+    (None, notes)
+}
+
+/// What the column of this name holds, for people.
+fn kind_of_column(metadata: &ParquetMetaData, name: &str) -> Option<String> {
+    let root = metadata.file_metadata().schema_descr().root_schema();
+    let field = root
+        .get_fields()
+        .iter()
+        .find(|field| field.name() == name)?;
+    if field.is_group() {
+        return Some("a list or a struct".into());
+    }
+    let text = matches!(
+        field.get_basic_info().logical_type_ref(),
+        Some(LogicalType::String)
+    ) || field.get_basic_info().converted_type() == ConvertedType::UTF8;
+    Some(match field.get_physical_type() {
+        PhysicalType::BYTE_ARRAY if text => "text".into(),
+        PhysicalType::BYTE_ARRAY | PhysicalType::FIXED_LEN_BYTE_ARRAY => "bytes".into(),
+        PhysicalType::FLOAT | PhysicalType::DOUBLE => "floating-point numbers".into(),
+        PhysicalType::BOOLEAN => "true or false".into(),
+        other => format!("of type {other}, repeated or not a plain number"),
+    })
+}
+
+/// Whether a column's pages can be unpacked.
+fn check_compression(path: &Path, metadata: &ParquetMetaData, column: usize) -> Result<(), Error> {
+    for group in metadata.row_groups() {
+        let column = group.column(column);
+        let codec = match column.compression() {
+            Compression::UNCOMPRESSED
+            | Compression::SNAPPY
+            | Compression::GZIP(_)
+            | Compression::ZSTD(_) => continue,
+            Compression::BROTLI(_) => "brotli".into(),
+            other => other.to_string().to_lowercase(),
+        };
+        return Err(Error::Compression {
+            path: path.into(),
+            column: column.column_path().string(),
+            codec,
+        });
+    }
+    Ok(())
 }
 
 fn class_names(features: &Value, label: &str) -> Vec<String> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use npid_data::source::{Picture, open};
+use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -68,6 +69,18 @@ pub type Row = (Option<Vec<u8>>, Option<i64>);
 /// Writes rows as Hugging Face does, `group` of them in each row group. With `structs` the
 /// pictures are in `image.bytes`, else in `image` itself.
 pub fn write_parquet(path: &Path, rows: &[Row], group: usize, structs: bool, names: &[&str]) {
+    write_parquet_with(path, rows, group, structs, names, Compression::SNAPPY);
+}
+
+/// As [`write_parquet`], compressed in this way.
+pub fn write_parquet_with(
+    path: &Path,
+    rows: &[Row],
+    group: usize,
+    structs: bool,
+    names: &[&str],
+    compression: Compression,
+) {
     let image = if structs {
         "optional group image { optional binary bytes; optional binary path (UTF8); }"
     } else {
@@ -84,7 +97,7 @@ pub fn write_parquet(path: &Path, rows: &[Row], group: usize, structs: bool, nam
             "huggingface".to_owned(),
             features.to_string(),
         )]))
-        .set_compression(parquet::basic::Compression::SNAPPY)
+        .set_compression(compression)
         // Several pages in a row group, so that reading one row has some to pass over.
         .set_data_page_row_count_limit(4)
         .set_write_batch_size(2)

@@ -8,6 +8,9 @@ use npid_network::resnet::{ResNet, Stem};
 use super::{BackboneType, Config, HeadType, Pipeline, Policy};
 use crate::Error;
 
+/// The most threads that pictures can be loaded on.
+pub const MAX_WORKERS: usize = 1024;
+
 /// A key whose value can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
@@ -98,6 +101,12 @@ impl Config {
                 "at least 2 with model.neck.norm, which has no statistics of a single picture",
             )?;
         }
+        require(
+            data.workers <= MAX_WORKERS,
+            "data.workers",
+            data.workers,
+            &format!("{MAX_WORKERS} at most"),
+        )?;
         self.pipeline()?;
         at_least_one("checkpoint.interval", self.checkpoint.interval as usize)?;
         at_least_one("checkpoint.keep", self.checkpoint.keep)?;

@@ -75,6 +75,16 @@ fn touches(key: &str, wrong: &str) -> bool {
 
 /// Reads a table as a configuration.
 fn structure(mut table: Table) -> Result<Config, Invalid> {
+    // Before the crops take it, and are blamed for it.
+    let size = table.get("data").and_then(|data| data.get("size"));
+    if let Some(size) = size
+        && size.as_integer().is_none_or(|size| size < 1)
+    {
+        return Err(Invalid::new(
+            "data.size",
+            format!("is {size}; it must be a whole number, at least 1"),
+        ));
+    }
     fill_in_sizes(&mut table);
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let path = match error.path().to_string() {
@@ -135,9 +145,50 @@ fn explain(path: &str, message: &str) -> Invalid {
         }
         _ => {
             let message = message.trim().replace('\n', " ");
-            Invalid::new(path, format!("can't be used: {message}"))
+            let what = mismatch(&message, path);
+            Invalid::new(
+                path,
+                what.unwrap_or_else(|| format!("can't be used: {message}")),
+            )
         }
     }
+}
+
+/// serde's "invalid type: string "abc", expected u64" in words that aren't a programmer's:
+/// "is "abc"; it must be a whole number, 0 or more".
+fn mismatch(message: &str, path: &str) -> Option<String> {
+    let rest = (message.strip_prefix("invalid type: "))
+        .or_else(|| message.strip_prefix("invalid value: "))?;
+    let (given, expected) = rest.rsplit_once(", expected ")?;
+    // "integer `-1`" and "string "abc"" end in the value; "map" and "sequence" have none.
+    let given = match given {
+        "map" => "a section",
+        "sequence" => "a list",
+        given => {
+            let value = ["integer ", "string ", "floating point ", "boolean "];
+            (value.iter().find_map(|kind| given.strip_prefix(kind))).unwrap_or(given)
+        }
+    };
+    let given = given.trim_matches('`');
+    let expected = expected.trim_end();
+    let must = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => {
+            "it must be a whole number, 0 or more".to_string()
+        }
+        "i32" | "i64" => "it must be a whole number".to_string(),
+        "f32" | "f64" => "it must be a number".to_string(),
+        "a boolean" => "it must be true or false".to_string(),
+        "a sequence" => "it must be a list, such as [1, 2]".to_string(),
+        "a string" | "path string" => "it must be text".to_string(),
+        _ if expected.starts_with("struct ") => {
+            format!("it is a section: give its keys, as {path}.KEY or below [{path}]")
+        }
+        _ if expected.starts_with("enum ") || expected.starts_with("variant ") => {
+            "it must be a name in quotes".to_string()
+        }
+        other => format!("it must be {other}"),
+    };
+    Some(format!("is {given}; {must}"))
 }
 
 /// `path` with `name` as its last part, whether or not it is already.

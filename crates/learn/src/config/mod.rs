@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-pub use check::Invalid;
+pub use check::{Invalid, MAX_WORKERS};
 pub use parts::{BackboneType, HeadType, InitCfg, Pipeline, Policy, Start};
 
 /// A whole configuration. Its TOML form is documented in `docs/formats.md`.

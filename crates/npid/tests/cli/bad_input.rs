@@ -66,7 +66,7 @@ fn keys_and_types_in_a_recipe() {
         (
             "max_epochs = ",
             "max_epochs = 0.",
-            &["my.toml", "runner.max_epochs", "float"],
+            &["my.toml", "runner.max_epochs", "a whole number"],
         ),
         (
             "[model.head]",
@@ -91,6 +91,24 @@ fn values_that_can_not_be_used() {
         ("optimizer.rate=1", "optimizer.rate"),
         ("data.batch_size=1001", "data.batch_size"),
         ("model.memory_bank.length=7", "memory_bank.length"),
+        (
+            "data.size=-1",
+            "--set data.size=-1: data.size is -1; it must be a whole number, at least 1",
+        ),
+        (
+            "data.batch_size=-1",
+            "data.batch_size is -1; it must be a whole number, 0 or more",
+        ),
+        ("seed=abc", "seed is \"abc\"; it must be a whole number"),
+        (
+            "model=NPID",
+            "model is \"NPID\"; it is a section: give its keys, as model.KEY",
+        ),
+        ("data.drop_last=1", "it must be true or false"),
+        (
+            "data.workers=4000",
+            "data.workers is 4000; it must be 1024 at most",
+        ),
     ] {
         s.refuses(&format!("train --set {set}"), &[part]);
     }
@@ -126,6 +144,33 @@ fn flags() {
     s.refuses("train --dtype f64", &["--dtype", "f32"]);
     s.refuses("train --threads 0", &["--threads", "at least 1"]);
     s.refuses("train --workers many", &["--workers"]);
+    for command in [
+        "train --threads 4000",
+        "train --workers 4000",
+        "eval knn --run x --threads 4000",
+        "embed --run x --out x.npy --workers 4000",
+        "bench step --threads 4000",
+    ] {
+        let flag = if command.contains("--threads") {
+            "--threads"
+        } else {
+            "--workers"
+        };
+        s.refuses(command, &[flag, "at most 1024"]);
+    }
+    s.refuses(
+        "train --data pictures --set data.path=other",
+        &["--set data.path=other", "--data pictures"],
+    );
+    s.refuses(
+        "train --data pictures --val pictures --set data.val=other",
+        &["--set data.val=other", "--val pictures"],
+    );
+    // The queries that --set names are not those of the recipe, which --data replaces.
+    s.refuses(
+        "train --data pictures --set data.val=other",
+        &["other", "no such"],
+    );
     s.refuses(
         "train --resume runs/x --data pictures",
         &["--resume", "--data"],

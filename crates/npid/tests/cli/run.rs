@@ -132,9 +132,24 @@ fn people_are_told_what_it_means_and_what_is_next() {
         "untrained network",
         "raw pixels",
         "npid eval knn --run runs/folder",
+        "1 query is too few to tell",
+        "(1 query, 19 pictures vote, k 3)",
     ] {
         assert!(text.contains(part), "no `{part}` in {text}");
     }
+    let remarks: Vec<_> = (text.lines())
+        .filter(|line| line.starts_with("  npid "))
+        .map(|line| line.find('#'))
+        .collect();
+    assert!(
+        remarks.len() == 3 && remarks.iter().all(|at| *at == remarks[0]),
+        "{text}"
+    );
+    let text = succeeds(&s, "embed --run runs/folder --out own.npy");
+    assert!(
+        text.contains("20 features (19 train + 1 val) of 8 numbers"),
+        "{text}"
+    );
     assert!(!text.contains('\r') && !text.contains('\x1b'), "{text}");
 }
 
@@ -261,6 +276,120 @@ fn ctrl_c_saves_and_the_run_goes_on() {
     );
 }
 
+/// `kill -TERM`, as schedulers send it, ends a run like Ctrl-C.
+#[cfg(unix)]
+#[test]
+fn sigterm_saves() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    let s = Scratch::new();
+    many(&s, &[]);
+    let long = SMALL.replace("max_epochs=2", "max_epochs=100000");
+    let arguments = format!("train --data many --out run {long} --set log.interval=1");
+    let mut child = (s.npid(&arguments))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("epoch 2/")));
+    let killed = Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    lines.for_each(drop);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("npid train --resume run"), "{stderr}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_can_not_be_printed_is_a_failure_but_for_a_closed_pipe() {
+    use std::fs::File;
+
+    let s = Scratch::new();
+    many(&s, &[]);
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    // Messages that nobody can read stop nothing: neither a run nor the exit code of an error.
+    let mut train = s.npid(&format!("train --data many --out run --json {SMALL}"));
+    fs::write(s.path("many/dogs/text.jpg"), "text").unwrap();
+    let output = train.stderr(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let output = s.npid("train nothing").stderr(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    for command in [
+        "eval knn --run run --json",
+        "eval knn --run run",
+        "data inspect many",
+        "train --list-recipes",
+        "--help",
+    ] {
+        let output = s.npid(command).stdout(full()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "`{command}`: {stderr}");
+        assert!(stderr.contains("standard output"), "`{command}`: {stderr}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = s.npid(command).stdout(writer).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "`{command}` | head -0");
+    }
+}
+
+#[test]
+fn splits_taken_for_classes_are_pointed_out() {
+    let s = Scratch::new();
+    many(&s, &[]);
+    fs::create_dir(s.path("splits")).unwrap();
+    fs::rename(s.path("many"), s.path("splits/train")).unwrap();
+    fs::rename(s.path("pictures"), s.path("splits/val")).unwrap();
+    let text = succeeds(&s, "data inspect splits");
+    let apart = "--data splits/train --val splits/val";
+    assert!(text.trim_end().ends_with(apart), "{text}");
+    let text = succeeds(&s, &format!("train --data splits {SMALL}"));
+    let apart = "--data splits/train and --val splits/val";
+    assert!(text.contains(apart), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn without_room_nothing_is_left() {
+    use std::process::Command;
+
+    let s = Scratch::new();
+    many(&s, &[]);
+    succeeds(&s, &format!("train --data many --out run {SMALL}"));
+    for (limit, command, left) in [
+        (1, "data patterns --out new/patterns", "new"),
+        (0, "embed --run run --out e.npy", "e.npy"),
+    ] {
+        let output = Command::new("sh")
+            .arg("-c")
+            .arg(format!("ulimit -f {limit}; exec \"$0\" {command}"))
+            .arg(env!("CARGO_BIN_EXE_npid"))
+            .current_dir(s.path(""))
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr.lines().count(), 1, "`{command}`: {stderr}");
+        assert!(stderr.starts_with("error: "), "`{command}`: {stderr}");
+        if limit == 1 {
+            assert_eq!(output.status.code(), Some(1), "`{command}`: {stderr}");
+            assert!(stderr.contains("make room"), "`{command}`: {stderr}");
+        }
+        assert!(output.status.code().is_some(), "`{command}`: a signal");
+        assert!(!s.path(left).exists(), "`{command}` left {left}");
+        let hidden = fs::read_dir(s.path("")).unwrap();
+        let hidden: Vec<_> = hidden
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| name.to_string_lossy().starts_with('.'))
+            .collect();
+        assert!(hidden.is_empty(), "`{command}` left {hidden:?}");
+    }
+}
+
 #[test]
 fn the_built_in_pictures_can_be_written_and_looked_at() {
     let s = Scratch::new();
@@ -273,5 +402,6 @@ fn the_built_in_pictures_can_be_written_and_looked_at() {
     );
     let text = succeeds(&s, "data inspect p/val");
     assert!(text.contains("zigzag: 100"), "{text}");
+    assert!(text.contains("npid train --data p/val"), "{text}");
     s.refuses("data patterns --out p", &["p", "empty"]);
 }
