@@ -9,8 +9,8 @@ pub struct AliasTable {
     n: u64,
     /// `None` for the uniform distribution, which needs no columns.
     columns: Option<Vec<Column>>,
-    /// Rows that can be drawn at all, counted up to 2.
-    support: u8,
+    /// The share of all rows but the heaviest.
+    rest: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ impl AliasTable {
         Ok(AliasTable {
             n,
             columns: None,
-            support: n.min(2) as u8,
+            rest: 1.0 - 1.0 / n as f64,
         })
     }
 
@@ -87,7 +87,7 @@ impl AliasTable {
         Ok(AliasTable {
             n: n as u64,
             columns: Some(columns),
-            support: weights.iter().filter(|w| **w > 0.0).take(2).count() as u8,
+            rest: 1.0 - weights[heaviest] / total,
         })
     }
 
@@ -96,9 +96,10 @@ impl AliasTable {
         self.n
     }
 
-    /// Whether more than one row can be drawn.
+    /// Whether a row beside any given one comes in reasonable time: all rows but the heaviest have
+    /// at least a millionth of the weight together.
     pub fn has_choice(&self) -> bool {
-        self.support > 1
+        self.rest >= 1e-6
     }
 
     /// The row that 128 random bits stand for.
@@ -180,5 +181,11 @@ mod tests {
         assert!(AliasTable::from_weights(&[1.0, f64::NAN]).is_err());
         assert!(AliasTable::from_weights(&[1.0, -1.0]).is_err());
         assert!(!AliasTable::from_weights(&[0.0, 1.0]).unwrap().has_choice());
+        assert!(
+            !AliasTable::from_weights(&[1e-30, 1.0])
+                .unwrap()
+                .has_choice()
+        );
+        assert!(AliasTable::from_weights(&[0.01, 1.0]).unwrap().has_choice());
     }
 }

@@ -18,6 +18,9 @@ pub struct ParamId(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StatId(pub usize);
 
+/// Far beyond any use; keeps the number of weights countable.
+const MOST_FEATURES: usize = 1 << 24;
+
 /// How a parameter starts. `fan_in` and `fan_out` are channels times kernel area.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
@@ -412,7 +415,7 @@ impl Network {
     /// Adds a fully connected layer, whose parameters are `{name}.weight` and `{name}.bias`.
     ///
     /// # Errors
-    /// If there is no output.
+    /// If there is no output, or more than 2^24.
     pub fn linear(
         &mut self,
         name: &str,
@@ -421,8 +424,9 @@ impl Network {
         bias: bool,
     ) -> Result<NodeId, Error> {
         let in_features = self.node(x).channels;
-        if out_features == 0 {
-            return Err(self.invalid(name, "must have at least 1 output".into()));
+        if !(1..=MOST_FEATURES).contains(&out_features) {
+            let what = format!("has {out_features} outputs; they must be 1 to {MOST_FEATURES}");
+            return Err(self.invalid(name, what));
         }
         let init = Init::UniformFanIn(in_features);
         let weight = self.push_param(format!("{name}.weight"), &[out_features, in_features], init);

@@ -5,6 +5,7 @@
 //! Engines compile programs from a [`method::Description`]; nothing here computes a feature.
 
 pub mod alias;
+mod check;
 pub mod graph;
 pub mod init;
 pub mod method;

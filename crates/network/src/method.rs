@@ -205,6 +205,7 @@ impl Description {
     /// # Errors
     /// Names what doesn't fit.
     pub fn check(&self) -> Result<(), Error> {
+        self.network.check()?;
         let Some(method) = &self.method else {
             return Ok(());
         };

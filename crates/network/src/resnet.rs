@@ -3,6 +3,9 @@
 use crate::Error;
 use crate::graph::{Init, Network, NodeId, Window};
 
+/// Far beyond any use; keeps the number of weights countable.
+const MOST_CHANNELS: usize = 65_536;
+
 /// The first layers of a ResNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stem {
@@ -66,8 +69,11 @@ impl ResNet {
     /// For an unknown depth, no channels, or an out index above 4.
     pub fn build(&self, net: &mut Network, x: NodeId, prefix: &str) -> Result<NodeId, Error> {
         let (bottleneck, blocks) = self.blocks()?;
-        if self.base_channels == 0 {
-            return Err(Error::Network("base_channels must be at least 1".into()));
+        if !(1..=MOST_CHANNELS).contains(&self.base_channels) {
+            return Err(Error::Network(format!(
+                "base_channels is {}; it must be 1 to {MOST_CHANNELS}",
+                self.base_channels
+            )));
         }
         if let Some(bad) = self.out_indices.iter().find(|&&i| i > 4) {
             return Err(Error::Network(format!(

@@ -61,7 +61,8 @@ impl Affine<'_> {
                         v = S::add(v, load::<S>(residual.raw().wrapping_add(at), n));
                     }
                     if self.relu {
-                        v = S::max(v, S::zero());
+                        // In this order a NaN stays one, as in PyTorch, and reaches the loss.
+                        v = S::max(S::zero(), v);
                     }
                     store::<S>(y.raw().wrapping_add(at), v, n);
                 }
@@ -193,11 +194,14 @@ unsafe fn statistics_of<S: Simd, const NV: usize>(
     let count = pixels.len() as f32;
     // SAFETY: the caller's promise.
     unsafe {
-        let zero = [S::zero(); NV];
-        let sums = sum_up::<S, NV, false>(x, all, pixels.clone(), n, zero);
-        let mut mean = zero;
+        // Summed around the first value: exact where all are equal, and no large mean is lost.
+        let mut mean = [S::zero(); NV];
+        for (v, m) in mean.iter_mut().enumerate() {
+            *m = load::<S>(x.add(pixels.start * all + v * S::LANES).raw(), n);
+        }
+        let sums = sum_up::<S, NV, false>(x, all, pixels.clone(), n, mean);
         for v in 0..NV {
-            mean[v] = S::mul(sums[v], S::splat(1.0 / count));
+            mean[v] = S::fma(sums[v], S::splat(1.0 / count), mean[v]);
         }
         let squares = sum_up::<S, NV, true>(x, all, pixels, n, mean);
         for v in 0..NV {

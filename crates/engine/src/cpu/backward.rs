@@ -98,45 +98,37 @@ impl Cpu {
                 dz,
                 out: masked,
                 x: raw.unwrap_or_else(|| value(fused.x)),
-                dx: dz,
+                dx: None,
                 accumulate: false,
                 pixels,
                 channels: shape.c,
             };
-            let wanted = match raw {
-                Some(raw) => {
-                    dy = raw;
-                    maps.dx = raw;
-                    true
-                }
-                None if needed(fused.x) => {
-                    maps.dx = gradient(fused.x);
-                    maps.accumulate = live[fused.x.0];
-                    live[fused.x.0] = true;
-                    true
-                }
-                None => false,
+            if let Some(raw) = raw {
+                dy = raw;
+                maps.dx = Some(raw);
+            } else if needed(fused.x) {
+                maps.dx = Some(gradient(fused.x));
+                maps.accumulate = live[fused.x.0];
+                live[fused.x.0] = true;
+            }
+            let mut take = |p: Option<npid_network::graph::ParamId>| {
+                let p = p.filter(|p| network.param(*p).trainable)?;
+                Some((p, std::mem::take(&mut parameters.gradients[p.0])))
             };
-            if wanted || norm.weight.is_some() {
-                let mut take = |p: Option<npid_network::graph::ParamId>| {
-                    let p = p.filter(|p| network.param(*p).trainable)?;
-                    Some((p, std::mem::take(&mut parameters.gradients[p.0])))
-                };
-                let (mut gamma, mut beta) = (take(norm.weight), take(norm.bias));
-                // SAFETY: maps as laid out; the workspace is large enough.
-                unsafe {
-                    batch_norm::backward(
-                        self.isa,
-                        maps,
-                        &compiled.statistics,
-                        workspace,
-                        gamma.as_mut().map(|g| &mut g.1[..]),
-                        beta.as_mut().map(|b| &mut b.1[..]),
-                    );
-                }
-                for (p, gradient) in [gamma, beta].into_iter().flatten() {
-                    parameters.gradients[p.0] = gradient;
-                }
+            let (mut gamma, mut beta) = (take(norm.weight), take(norm.bias));
+            // SAFETY: maps as laid out; the workspace is large enough.
+            unsafe {
+                batch_norm::backward(
+                    self.isa,
+                    maps,
+                    &compiled.statistics,
+                    workspace,
+                    gamma.as_mut().map(|g| &mut g.1[..]),
+                    beta.as_mut().map(|b| &mut b.1[..]),
+                );
+            }
+            for (p, gradient) in [gamma, beta].into_iter().flatten() {
+                parameters.gradients[p.0] = gradient;
             }
         } else if let Some(out) = masked {
             // SAFETY: maps as laid out.

@@ -19,6 +19,9 @@ pub struct Statistics {
     /// 1 / sqrt(var + eps).
     pub inv: Vec<f32>,
     /// γ · inv.
+    pub gain: Vec<f32>,
+    /// The map's factor: `gain`, or 0 where all values are equal, so that they become β exactly and
+    /// not β and a rounding error that an L2 norm would blow up.
     pub scale: Vec<f32>,
     /// β - mean · scale.
     pub shift: Vec<f32>,
@@ -32,6 +35,7 @@ impl Statistics {
             mean: zeros(),
             var: zeros(),
             inv: zeros(),
+            gain: zeros(),
             scale: zeros(),
             shift: zeros(),
         }
@@ -56,21 +60,36 @@ impl Statistics {
         }
     }
 
+    /// The affine map where the statistics are those of the very values it is applied to.
+    pub fn normalise_batch(&mut self, gamma: Option<&[f32]>, beta: Option<&[f32]>, eps: f32) {
+        self.normalise(gamma, beta, eps);
+        for c in 0..self.mean.len() {
+            if self.var[c] == 0.0 {
+                self.scale[c] = 0.0;
+                self.shift[c] = beta.map_or(0.0, |b| b[c]);
+            }
+        }
+    }
+
     /// Sets the affine map from given statistics.
     pub fn normalise(&mut self, gamma: Option<&[f32]>, beta: Option<&[f32]>, eps: f32) {
         for c in 0..self.mean.len() {
             self.inv[c] = (1.0 / (f64::from(self.var[c]) + f64::from(eps)).sqrt()) as f32;
-            self.scale[c] = gamma.map_or(1.0, |g| g[c]) * self.inv[c];
+            self.gain[c] = gamma.map_or(1.0, |g| g[c]) * self.inv[c];
+            self.scale[c] = self.gain[c];
             self.shift[c] = beta.map_or(0.0, |b| b[c]) - self.mean[c] * self.scale[c];
         }
     }
 
-    /// Moves running statistics towards the batch's, the variance as the unbiased one.
+    /// Moves running statistics towards the batch's, the variance as the unbiased one. A single
+    /// value has no unbiased variance and leaves the running one alone (PyTorch refuses it).
     pub fn track(&self, count: usize, momentum: f32, mean: &mut [f32], var: &mut [f32]) {
         let unbias = count as f32 / (count as f32 - 1.0).max(1.0);
         for c in 0..self.mean.len() {
             mean[c] += momentum * (self.mean[c] - mean[c]);
-            var[c] += momentum * (self.var[c] * unbias - var[c]);
+            if count > 1 {
+                var[c] += momentum * (self.var[c] * unbias - var[c]);
+            }
         }
     }
 }
@@ -143,8 +162,8 @@ pub struct Backward {
     pub out: Option<Ptr>,
     /// What went into the batch norm.
     pub x: Ptr,
-    /// Where the gradient of `x` goes: may be `x` itself.
-    pub dx: Ptr,
+    /// Where the gradient of `x` goes, if it is wanted: may be `x` itself.
+    pub dx: Option<Ptr>,
     /// Whether it is added there.
     pub accumulate: bool,
     /// Pixels of the batch.
@@ -183,11 +202,8 @@ pub unsafe fn backward(
     // SAFETY: all tasks have ended.
     let all = unsafe { workspace.slice(blocks.count() * 2 * channels) };
     let n = maps.pixels as f64;
-    let mut coefficients = [
-        vec![0f32; channels],
-        vec![0f32; channels],
-        vec![0f32; channels],
-    ];
+    let zeros = || vec![0f32; channels];
+    let (mut a, mut b, mut s) = (zeros(), zeros(), zeros());
     let (mut dgamma, mut dbeta) = (dgamma, dbeta);
     for c in 0..channels {
         let (mut sum, mut dot) = (0f64, 0f64);
@@ -203,22 +219,27 @@ pub unsafe fn backward(
         if let Some(d) = &mut dbeta {
             d[c] += sum as f32;
         }
-        // dx = scale·(dz - Σdz/n - x̂·Σ(dz·x̂)/n), written as a·dz + b·x + d.
-        let a = f64::from(saved.scale[c]);
-        let b = -a * inv * dot / n;
-        coefficients[0][c] = a as f32;
-        coefficients[1][c] = b as f32;
-        coefficients[2][c] = (-a * sum / n - b * f64::from(saved.mean[c])) as f32;
+        // dx = gain·(dz - Σdz/n - x̂·Σ(dz·x̂)/n), written as a·(dz - s) + b·(x - mean): differences
+        // first, so that a single value has a gradient of exactly 0.
+        let gain = f64::from(saved.gain[c]);
+        a[c] = gain as f32;
+        b[c] = (-gain * inv * dot / n) as f32;
+        s[c] = (sum / n) as f32;
     }
-    let [a, b, d] = &coefficients;
+    let Some(dx) = maps.dx else {
+        return;
+    };
+    let (a, b, s, mean) = (&a[..], &b[..], &s[..], &saved.mean[..]);
     parallel(blocks.count(), |i| {
         // SAFETY: each task has its own pixels.
         unsafe {
             isa.run(InputBlock {
                 maps,
+                dx,
                 a,
                 b,
-                d,
+                s,
+                mean,
                 pixels: blocks.range(i),
             })
         }
@@ -292,12 +313,14 @@ impl ReduceBlock<'_> {
     }
 }
 
-/// dx = a·dz + b·x + d.
+/// dx = a·(dz - s) + b·(x - mean).
 struct InputBlock<'a> {
     maps: Backward,
+    dx: Ptr,
     a: &'a [f32],
     b: &'a [f32],
-    d: &'a [f32],
+    s: &'a [f32],
+    mean: &'a [f32],
     pixels: std::ops::Range<usize>,
 }
 
@@ -316,13 +339,11 @@ impl Kernel for InputBlock<'_> {
                 unsafe {
                     let dz = load::<S>(self.maps.dz.add(at).raw(), n);
                     let x = load::<S>(self.maps.x.add(at).raw(), n);
-                    let mut v = S::fma(
-                        x,
-                        load::<S>(self.b.as_ptr().add(c), n),
-                        load::<S>(self.d.as_ptr().add(c), n),
-                    );
+                    let dz = S::sub(dz, load::<S>(self.s.as_ptr().add(c), n));
+                    let x = S::sub(x, load::<S>(self.mean.as_ptr().add(c), n));
+                    let mut v = S::mul(x, load::<S>(self.b.as_ptr().add(c), n));
                     v = S::fma(dz, load::<S>(self.a.as_ptr().add(c), n), v);
-                    let to = self.maps.dx.add(at).raw();
+                    let to = self.dx.add(at).raw();
                     if self.maps.accumulate {
                         v = S::add(v, load::<S>(to, n));
                     }

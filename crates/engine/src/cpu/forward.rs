@@ -1,6 +1,6 @@
 //! The forward pass.
 
-use npid_network::graph::BatchNorm;
+use npid_network::graph::{BatchNorm, NodeId, ParamId};
 
 use super::affine::Affine;
 use super::batch_norm;
@@ -10,13 +10,17 @@ use super::{Cpu, feature, pooling};
 use crate::{Images, Norm};
 
 impl Cpu {
-    /// Runs all steps; values then lie where the training or the evaluation layout says.
-    pub(super) fn run_forward(&mut self, images: Images<'_>, norm: Norm) {
+    /// Runs the steps that `outputs` depend on (no other statistics move); values then lie where
+    /// the training or the evaluation layout says.
+    pub(super) fn run_forward(&mut self, images: Images<'_>, norm: Norm, outputs: &[NodeId]) {
+        let wanted = self.program.ancestors(outputs);
         let pool = std::sync::Arc::clone(&self.threads);
         pool.enter(|| {
             self.pack();
             for step in 0..self.program.steps.len() {
-                self.forward_step(step, images, norm);
+                if wanted[step] {
+                    self.forward_step(step, images, norm);
+                }
             }
         });
     }
@@ -29,8 +33,8 @@ impl Cpu {
         } else {
             &self.program.train
         };
-        let shape = |node: npid_network::graph::NodeId| self.program.shapes[node.0];
-        let value = |node: npid_network::graph::NodeId| {
+        let shape = |node: NodeId| self.program.shapes[node.0];
+        let value = |node: NodeId| {
             arena.add(layout.values[node.0].expect("steps write before they are read"))
         };
         let out = self.program.steps[step].out;
@@ -73,7 +77,7 @@ impl Cpu {
         let shape = self.program.shapes[out.0];
         let pixels = count * shape.pixels();
         let arena = self.arena.ptr();
-        let value = |node: npid_network::graph::NodeId| {
+        let value = |node: NodeId| {
             arena.add(layout.values[node.0].expect("steps write before they are read"))
         };
         let (x, y) = (value(fused.x), value(out));
@@ -92,9 +96,7 @@ impl Cpu {
             channels: shape.c,
         };
         let gamma_beta = |norm: &BatchNorm| {
-            let of = |p: Option<npid_network::graph::ParamId>| {
-                p.map(|p| &self.parameters.values[p.0][..])
-            };
+            let of = |p: Option<ParamId>| p.map(|p| &self.parameters.values[p.0][..]);
             (of(norm.weight), of(norm.bias))
         };
 
@@ -168,7 +170,7 @@ impl Cpu {
         let from = if compiled.conv.is_some() { raw } else { x };
         if let Some(bn) = &fused.norm {
             let (gamma, beta) = gamma_beta(bn);
-            statistics.normalise(gamma, beta, bn.eps);
+            statistics.normalise_batch(gamma, beta, bn.eps);
             let affine = Affine {
                 scale: Some(&statistics.scale),
                 shift: Some(&statistics.shift),

@@ -32,6 +32,16 @@ impl Buffer {
         Buffer { start, len }
     }
 
+    /// Whether the system would give `numbers` numbers just now: an address range is asked for and
+    /// given back untouched, so what is absurd or beyond a limit can be refused with a message
+    /// rather than abort half-way.
+    pub fn possible(numbers: u128) -> bool {
+        let Some(bytes) = numbers.checked_mul(4).and_then(|b| isize::try_from(b).ok()) else {
+            return false;
+        };
+        Vec::<u8>::new().try_reserve_exact(bytes as usize).is_ok()
+    }
+
     fn layout(len: usize) -> Layout {
         Layout::array::<f32>(len)
             .and_then(|l| l.align_to(64))

@@ -36,7 +36,7 @@ use conv2d::ConvPlan;
 use feature::InputTable;
 use heads::{Comparison, Partials};
 use memory::Buffer;
-use npid_network::graph::{NodeId, Op};
+use npid_network::graph::{NodeId, Op, Shape};
 use parameters::Parameters;
 use program::{Program, Work};
 pub use simd::Isa;
@@ -69,6 +69,43 @@ pub struct Cpu {
     /// Whether the packed weights are those of `parameters`.
     packed_valid: bool,
     bank: Option<Bank>,
+}
+
+/// Refuses what can't be had before anything is taken. An estimate from above: every map twice, all
+/// parameters with gradient, momentum and both packed forms, the walks' offsets and the bank.
+fn check_memory(description: &Description, shapes: &[Shape], sizes: Sizes) -> Result<(), Error> {
+    let network = &description.network;
+    let big = |n: usize| n as u128;
+    let mut numbers = 0u128;
+    for (node, shape) in network.nodes.iter().zip(shapes) {
+        let image = big(shape.h) * big(shape.w) * big(shape.c);
+        if image > i32::MAX as u128 {
+            return Err(Error::Argument(format!(
+                "{}: a map of {}x{}x{} has more than 2^31 numbers; take smaller images",
+                node.name, shape.h, shape.w, shape.c
+            )));
+        }
+        numbers += image * big(sizes.batch);
+        if let Op::Conv2d(conv) = &node.op {
+            let input = shapes[node.inputs[0].0];
+            let taps = big(conv.kernel) * big(conv.kernel);
+            numbers += taps * (2 * big(shape.pixels()) + big(input.pixels()));
+        }
+    }
+    for param in &network.params {
+        numbers += 5 * param.shape.iter().map(|d| big(*d)).product::<u128>();
+    }
+    if let Some(method) = &description.method {
+        numbers += big(method.memory_bank.length) * big(method.memory_bank.feat_dim);
+    }
+    if Buffer::possible(numbers) {
+        return Ok(());
+    }
+    Err(Error::Argument(format!(
+        "this needs about {:.1} GB of memory, which the system doesn't give: take a smaller batch, \
+         smaller images or a narrower network",
+        numbers as f64 * 4e-9
+    )))
 }
 
 /// What a step's operation keeps.
@@ -119,13 +156,10 @@ impl Cpu {
             return Err(Error::Argument("the network has no input".into()));
         };
         let shapes = network.shapes(sizes.height, sizes.width)?;
+        check_memory(description, &shapes, sizes)?;
         let threads = std::sync::Arc::new(Threads::new(options.threads)?);
         let program = Program::new(network, shapes, sizes.batch);
-        let lanes = match options.isa {
-            Isa::Portable => 4,
-            Isa::Avx2 => 8,
-            Isa::Avx512 => 16,
-        };
+        let lanes = options.isa.lanes();
         let (mut packed, mut workspace, mut zeros) = (0, 0, 64);
         let compiled = (program.steps.iter())
             .map(|step| {
@@ -383,7 +417,7 @@ impl Engine for Cpu {
                 }
             })
             .collect::<Result<Vec<_>, _>>()?;
-        self.run_forward(images, norm);
+        self.run_forward(images, norm, &nodes);
         for (node, into) in nodes.into_iter().zip(into) {
             into.clear();
             into.extend_from_slice(self.value(node, norm != Norm::Eval, images.count));
@@ -398,7 +432,19 @@ impl Engine for Cpu {
     ) -> Result<Vec<Loss>, Error> {
         check_images(images, self.sizes, self.description.network.in_channels())?;
         check_objective(objective, &self.description, images.count)?;
-        self.run_forward(images, Norm::Track);
+        if let (Objective::Npid { rows, .. }, Some(bank)) = (objective, &self.bank)
+            && let Some(bad) = rows.iter().find(|&&r| bank.excluded[r as usize])
+        {
+            return Err(Error::Argument(format!("row {bad} was excluded")));
+        }
+        let network = &self.description.network;
+        let outputs: Vec<NodeId> = match objective {
+            Objective::CrossEntropy { .. } => {
+                network.classifiers.iter().map(|c| c.logits).collect()
+            }
+            _ => network.embedding.into_iter().collect(),
+        };
+        self.run_forward(images, Norm::Track, &outputs);
         Ok(self.run_backward(images.count, objective))
     }
 

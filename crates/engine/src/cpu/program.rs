@@ -120,6 +120,20 @@ impl Program {
         program
     }
 
+    /// For each step, whether one of `outputs` depends on it.
+    pub fn ancestors(&self, outputs: &[NodeId]) -> Vec<bool> {
+        let mut wanted = vec![false; self.shapes.len()];
+        outputs.iter().for_each(|node| wanted[node.0] = true);
+        let mut steps = vec![false; self.steps.len()];
+        for (i, step) in self.steps.iter().enumerate().rev() {
+            steps[i] = wanted[step.out.0];
+            if steps[i] {
+                step.inputs().iter().for_each(|x| wanted[x.0] = true);
+            }
+        }
+        steps
+    }
+
     fn plan_eval(&self, batch: usize, outputs: &[NodeId]) -> (Layout, usize) {
         let mut planner = Planner::default();
         let end = self.steps.len();

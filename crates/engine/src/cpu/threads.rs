@@ -4,6 +4,9 @@ use rayon::prelude::*;
 
 use crate::Error;
 
+/// More only cost time to start.
+const MOST_THREADS: usize = 1024;
+
 /// A pool of threads that sleep when there is nothing to do.
 pub struct Threads {
     pool: rayon::ThreadPool,
@@ -21,6 +24,11 @@ impl Threads {
         } else {
             count
         };
+        if count > MOST_THREADS {
+            return Err(Error::Argument(format!(
+                "{count} threads; at most {MOST_THREADS} can be used"
+            )));
+        }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(count)
             .thread_name(|i| format!("npid-cpu-{i}"))
