@@ -151,7 +151,8 @@ fn look_at(source: &dyn Source, images: usize) -> Sample {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let d = &self.description;
-        write!(f, "{} of {} pictures", d.kind, d.images)?;
+        let plural = if d.images == 1 { "" } else { "s" };
+        write!(f, "{} of {} picture{plural}", d.kind, d.images)?;
         if let Some(bytes) = d.bytes {
             write!(f, ", {}", human_bytes(bytes))?;
         }

@@ -224,7 +224,10 @@ pub enum Error {
         reason: String,
     },
     /// Not one picture can be read.
-    #[error("none of the {images} pictures can be read; the first is {name}: {reason}")]
+    #[error("{} {name}: {reason}", match images {
+        1 => "the only picture can't be read, it is".to_owned(),
+        n => format!("none of the {n} pictures can be read; the first is"),
+    })]
     NothingReadable {
         /// Number of pictures tried.
         images: usize,

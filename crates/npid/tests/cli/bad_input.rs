@@ -20,6 +20,9 @@ fn paths_that_hold_no_pictures() {
         "train --data broken",
         &["none of the 20 pictures can be read", "00.jpg"],
     );
+    fs::create_dir(s.path("one")).unwrap();
+    fs::write(s.path("one/a.png"), "just text").unwrap();
+    s.refuses("data inspect one", &["the only picture", "a.png"]);
     fs::write(s.path("notes.txt"), "just text").unwrap();
     s.refuses("train --data notes.txt", &["notes.txt", "not a collection"]);
     fs::write(s.path("cut.parquet"), "PAR1 and then nothing").unwrap();
