@@ -190,8 +190,12 @@ where
     )?;
     if fresh {
         trainer.begin()?;
-    } else if !compared {
-        trainer.remake_table()?;
+    } else {
+        // A kill may have come between a checkpoint and this.
+        trainer.prune()?;
+        if !compared {
+            trainer.remake_table()?;
+        }
     }
     trainer.run()
 }
@@ -469,6 +473,11 @@ impl<'a> Trainer<'a> {
         let path = checkpoint::save(&self.folder.checkpoints(), self.engine.as_ref(), &meta)?;
         self.progress.checkpoint(&path, self.cursor.step);
         self.saved = Some(path);
+        self.prune()
+    }
+
+    /// Removes checkpoints that are no longer kept.
+    fn prune(&self) -> Result<(), Error> {
         let best = self.figures.best.map(|best| best.step);
         let keep = self.config.checkpoint.keep;
         self.folder.prune(self.cursor.step, keep, best)
