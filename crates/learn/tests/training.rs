@@ -33,6 +33,7 @@ fn a_run_leaves_what_the_formats_page_says() {
     assert_eq!(
         listing(&out),
         [
+            ".lock",
             "checkpoints",
             "checkpoints/step-00000014.safetensors",
             "checkpoints/step-00000021.safetensors",
@@ -157,7 +158,6 @@ fn what_can_not_be_used_leaves_nothing() {
     fs::write(texts.join("more.jpg"), "no picture either").unwrap();
     let before_texts = listing(pictures.path());
     unreadable.data.path = Some(texts);
-    unreadable.data.batch_size = 2;
     assert_ne!(before, before_texts);
     for (config, word) in [
         (&large, "data.batch_size"),
@@ -296,4 +296,103 @@ fn a_run_without_labels_has_no_figure_and_says_so_once() {
             .iter()
             .all(|line| line.get("knn_top1").is_none())
     );
+}
+
+/// A folder of `readable` pictures and others that can't be read.
+fn mostly_unreadable(
+    pictures: &std::path::Path,
+    readable: usize,
+    all: usize,
+) -> std::path::PathBuf {
+    let folder = pictures.join(format!("{readable}-of-{all}"));
+    fs::create_dir(&folder).unwrap();
+    let from = pictures.join("pictures/val/rays");
+    let mut good: Vec<_> = fs::read_dir(from)
+        .unwrap()
+        .chain(fs::read_dir(pictures.join("pictures/val/dots")).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    good.sort();
+    for number in 0..all {
+        // The good ones come last.
+        match number + readable >= all {
+            true => fs::copy(
+                &good[all - 1 - number],
+                folder.join(format!("{number:02}.png")),
+            )
+            .map(|_| ()),
+            false => fs::write(folder.join(format!("{number:02}.jpg")), "text"),
+        }
+        .unwrap();
+    }
+    folder
+}
+
+#[test]
+fn fewer_readable_pictures_than_a_batch_are_no_collection() {
+    let pictures = pictures();
+    let out = pictures.path().join("run");
+    for (readable, all, batch) in [(1, 18, 4), (3, 33, 16), (1, 5, 1), (0, 3, 16)] {
+        let folder = mostly_unreadable(pictures.path(), readable, all);
+        for start in ["features", "random"] {
+            let mut config = config(
+                pictures.path(),
+                &[
+                    &format!("model.memory_bank.init={start}"),
+                    &format!("data.batch_size={batch}"),
+                    "model.ensure_neg=false",
+                ],
+            );
+            config.data.path = Some(folder.clone());
+            config.data.val = None;
+            let error = train(&config, &out).unwrap_err();
+            let text = error.to_string();
+            assert_eq!(error.exit_code(), 2, "{text}");
+            assert!(!text.contains('\n'), "{text}");
+            match readable {
+                0 => assert!(text.contains("none of the 3 pictures"), "{text}"),
+                n => assert!(
+                    text.contains(&format!("only {n} of {all}")) && text.contains("00.jpg"),
+                    "{text}"
+                ),
+            }
+            assert_eq!(text.contains("data.batch_size 3 at most"), readable == 3);
+            assert!(!out.exists());
+        }
+    }
+    // Just enough.
+    let mut config = config(
+        pictures.path(),
+        &["data.batch_size=3", "runner.max_epochs=2"],
+    );
+    config.data.path = Some(pictures.path().join("3-of-33"));
+    config.data.val = None;
+    let summary = train(&config, &out).unwrap();
+    assert_eq!((summary.steps, summary.skipped), (2, 30));
+}
+
+#[test]
+fn the_chance_level_counts_readable_pictures() {
+    let pictures = pictures();
+    let stop = AtomicBool::new(false);
+    for start in ["features", "random"] {
+        let config = config(
+            pictures.path(),
+            &[
+                "model.head.type=SoftmaxHead",
+                "runner.max_epochs=1",
+                &format!("model.memory_bank.init={start}"),
+            ],
+        );
+        let out = pictures.path().join(format!("run-{start}"));
+        let mut listener = Listener::default();
+        let summary =
+            trainer::train(&config, &out, &options(&stop), reference, &mut listener).unwrap();
+        assert_eq!(summary.chance_loss, 40f64.ln());
+        assert_eq!(listener.chances[0], 42f64.ln());
+        assert_eq!(listener.chances.last(), Some(&40f64.ln()));
+        let mut again = Listener::default();
+        assert_eq!(resume(&out, &mut again).unwrap().chance_loss, 40f64.ln());
+        assert_eq!(again.chances, [40f64.ln()]);
+    }
 }

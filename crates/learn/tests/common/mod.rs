@@ -89,11 +89,16 @@ pub struct Listener<'a> {
     pub notes: Vec<String>,
     pub started: Vec<Started>,
     pub losses: Vec<(u64, f64)>,
+    pub chances: Vec<f64>,
 }
 
 impl Progress for Listener<'_> {
     fn started(&mut self, started: &Started) {
         self.started.push(started.clone());
+        self.chances.push(started.chance_loss);
+    }
+    fn chance_loss(&mut self, chance_loss: f64) {
+        self.chances.push(chance_loss);
     }
     fn tick(&mut self, _epoch: u32, step: u64, loss: f64) {
         self.losses.push((step, loss));
