@@ -28,26 +28,29 @@ impl NpyWriter {
     /// Starts the file of rows of `dim` numbers.
     ///
     /// # Errors
-    /// [`Error::Input`] naming `--out` if it can't be written.
+    /// [`Error::Input`] naming `--out` if it can't be made, [`Error::Run`] if nothing can be written.
     pub fn create(path: &Path, dim: usize) -> Result<Self, Error> {
         let temporary = temporary_of(path);
-        let file = File::create(&temporary).and_then(|mut file| {
-            file.write_all(&[0; HEADER])?;
-            Ok(BufWriter::new(file))
-        });
-        let file = file.map_err(|error| {
+        let file = File::create(&temporary).map_err(|error| {
             Error::input(format!(
                 "--out {}: cannot be written ({error}); name a file in a folder that exists",
                 path.display()
             ))
         })?;
-        Ok(NpyWriter {
+        let mut file = BufWriter::new(file);
+        let written = file.write_all(&[0; HEADER]);
+        // From here on the temporary file is removed whatever happens.
+        let writer = NpyWriter {
             path: path.to_path_buf(),
             temporary,
             file: Some(file),
             dim,
             rows: 0,
-        })
+        };
+        match written {
+            Ok(()) => Ok(writer),
+            Err(error) => Err(writer.failed(error)),
+        }
     }
 
     fn failed(&self, error: std::io::Error) -> Error {
