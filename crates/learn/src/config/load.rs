@@ -171,10 +171,13 @@ fn mismatch(message: &str, path: &str) -> Option<String> {
     };
     let given = given.trim_matches('`');
     let expected = expected.trim_end();
+    if expected == "string only" {
+        // A name of an enumeration; what was given instead serde doesn't say.
+        return Some("must be a name in quotes".to_string());
+    }
     let must = match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => {
-            "it must be a whole number, 0 or more".to_string()
-        }
+        "u32" => format!("it must be a whole number, 0 to {}", u32::MAX),
+        "u64" | "usize" => "it must be a whole number, 0 or more".to_string(),
         "i32" | "i64" => "it must be a whole number".to_string(),
         "f32" | "f64" => "it must be a number".to_string(),
         "a boolean" => "it must be true or false".to_string(),
@@ -182,9 +185,6 @@ fn mismatch(message: &str, path: &str) -> Option<String> {
         "a string" | "path string" => "it must be text".to_string(),
         _ if expected.starts_with("struct ") => {
             format!("it is a section: give its keys, as {path}.KEY or below [{path}]")
-        }
-        _ if expected.starts_with("enum ") || expected.starts_with("variant ") => {
-            "it must be a name in quotes".to_string()
         }
         other => format!("it must be {other}"),
     };

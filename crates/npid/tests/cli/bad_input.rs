@@ -109,6 +109,18 @@ fn values_that_can_not_be_used() {
         ),
         ("data.drop_last=1", "it must be true or false"),
         (
+            "runner.max_epochs=99999999999",
+            "it must be a whole number, 0 to 4294967295",
+        ),
+        (
+            "model.head.type=3",
+            "model.head.type must be a name in quotes",
+        ),
+        (
+            "optimizer.lr=[1]",
+            "optimizer.lr is a list; it must be a number",
+        ),
+        (
             "data.workers=4000",
             "data.workers is 4000; it must be 1024 at most",
         ),
@@ -189,6 +201,10 @@ fn flags() {
         "bench step --depth 19 --device reference",
         &["--depth", "19"],
     );
+    // A variable that is set to nothing counts as not set.
+    let command = "bench step --width 2 --batch 2 --size 8 --bank 9 --dim 4 --steps 1 --threads 1";
+    let output = s.npid(command).env("NPID_CPU", "").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
     let output = s.npid("train").env("NPID_CPU", "mmx").output().unwrap();
     s.check_refused(output, "NPID_CPU=mmx", &["NPID_CPU", "mmx", "portable"]);
 }
