@@ -55,7 +55,8 @@ impl Trained {
             )));
         };
         warnings.iter().for_each(|text| progress.warning(text));
-        let length = config.model.memory_bank.length.unwrap_or(1);
+        // The method is left out below: any length that a configuration may have will do.
+        let length = (config.model.memory_bank.length).unwrap_or(config.data.batch_size.max(2));
         let mut description = method::describe(&config, length)?;
         description.method = None;
         description.optimizer.momentum = 0.0;

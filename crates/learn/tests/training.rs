@@ -340,7 +340,7 @@ fn fewer_readable_pictures_than_a_batch_are_no_collection() {
                 &[
                     &format!("model.memory_bank.init={start}"),
                     &format!("data.batch_size={batch}"),
-                    "model.ensure_neg=false",
+                    "model.neck.norm=false",
                 ],
             );
             config.data.path = Some(folder.clone());
