@@ -157,6 +157,12 @@ impl Progress for Display {
         });
     }
 
+    fn chance_loss(&mut self, chance_loss: f64) {
+        if let Some(run) = &mut self.run {
+            run.started.chance_loss = chance_loss;
+        }
+    }
+
     fn working(&mut self, what: &str, done: usize, total: usize) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{what}: {done} of {total}"));
