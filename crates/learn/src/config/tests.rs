@@ -235,15 +235,22 @@ fn a_misspelt_key_is_corrected() {
 fn a_wrong_value_type_is_named() {
     says(
         &refused_text("depth = 18", "depth = \"18\""),
-        &["my.toml", "model.backbone.depth", "string \"18\"", "usize"],
+        &[
+            "my.toml",
+            "model.backbone.depth is \"18\"",
+            "a whole number, 0 or more",
+        ],
     );
     says(
         &refused(&["optimizer.lr=fast"]),
-        &["--set optimizer.lr=fast", "optimizer.lr", "f64"],
+        &[
+            "--set optimizer.lr=fast",
+            "optimizer.lr is \"fast\"; it must be a number",
+        ],
     );
     says(
         &refused(&["optimizer=3"]),
-        &["--set optimizer=3", "optimizer"],
+        &["--set optimizer=3", "optimizer is 3", "optimizer.KEY"],
     );
     says(
         &refused(&["seed.x=3"]),
@@ -251,7 +258,7 @@ fn a_wrong_value_type_is_named() {
     );
     says(
         &refused(&["runner.max_epochs=-1"]),
-        &["--set runner.max_epochs=-1", "-1"],
+        &["--set runner.max_epochs=-1", "-1", "0 to 4294967295"],
     );
 }
 
