@@ -6,7 +6,7 @@
 //! [`Engine::step`], their composition. Nothing outside this crate knows which engine runs, and
 //! nothing in here knows files, flags or epochs.
 //!
-//! - [`reference`]: plain loops over f32 or f64, one thread: the method's definition in code.
+//! - [`mod@reference`]: plain loops over f32 or f64, one thread: the method's definition in code.
 //! - [`cpu`]: fused kernels on all cores.
 
 pub mod cpu;

@@ -52,7 +52,7 @@ fn engines(description: &Description) -> Vec<Cpu> {
 
 fn pixels(count: usize) -> Vec<u8> {
     let n = count * SIZES.height * SIZES.width * 3;
-    (0..n).map(|i| (i * 2_654_435_761 >> 7) as u8).collect()
+    (0..n).map(|i| ((i * 2_654_435_761) >> 7) as u8).collect()
 }
 
 fn gradient(engine: &mut dyn Engine, count: usize) -> f32 {

@@ -1,6 +1,6 @@
 //! The CPU engine: fused kernels on all cores, in f32, for AVX-512, AVX2 or whatever there is.
 //!
-//! [`program`] fuses the graph into steps and plans their memory; `forward` and `backward` run
+//! `program` fuses the graph into steps and plans their memory; `forward` and `backward` run
 //! them; each operation has its own file. After the first step nothing large is allocated. Every
 //! reduction has segments fixed by the shape and merged in their order, so the same seed gives the
 //! same bits on any number of threads.
