@@ -20,7 +20,7 @@ use shape::Shape;
 pub use files::{WriteError, write};
 
 /// The names of the classes; a label is a position in this list. They are in alphabetical order,
-/// so that a folder written by [`write`] gives the same labels.
+/// so that a folder written by [`write()`] gives the same labels.
 pub const CLASSES: [&str; 10] = [
     "blobs",
     "checks",
@@ -44,7 +44,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// `train` or `val`: the folder that [`write`] puts the split into.
+    /// `train` or `val`: the folder that [`write()`] puts the split into.
     pub fn name(self) -> &'static str {
         match self {
             Split::Train => "train",
@@ -112,7 +112,7 @@ impl Source for Patterns {
         self.count
     }
 
-    /// The path relative to the split's folder that [`write`] gives the picture.
+    /// The path relative to the split's folder that [`write()`] gives the picture.
     fn name(&self, row: usize) -> String {
         format!("{}/{row:04}.png", CLASSES[class_of(row)])
     }
