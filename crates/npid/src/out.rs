@@ -22,7 +22,7 @@ pub fn complain(text: Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Whether everything that [`line`] was given has been written.
+/// Whether everything that [`line()`] was given has been written.
 ///
 /// # Errors
 /// [`Error::Run`] if standard output could not be written, other than for a closed pipe.
