@@ -1,5 +1,6 @@
 //! The interface every engine implements, and the checks they share.
 
+use npid_network::graph::{Network, NodeId};
 use npid_network::method::{Description, Head};
 
 use crate::state::StateEntry;
@@ -310,4 +311,43 @@ pub fn check_objective(
         }
     }
     Ok(())
+}
+
+/// The nodes of the outputs that [`Engine::features`] is asked for, `into` vectors waiting.
+///
+/// # Errors
+/// If the network hasn't one of them, or the vectors aren't as many.
+pub fn output_nodes(
+    network: &Network,
+    outputs: &[Output],
+    into: usize,
+) -> Result<Vec<NodeId>, Error> {
+    if outputs.len() != into {
+        let n = outputs.len();
+        return Err(Error::Argument(format!("{n} outputs into {into} vectors")));
+    }
+    let node = |output: &Output| match output {
+        Output::Embedding => {
+            (network.embedding).ok_or_else(|| "the network has no embedding".to_string())
+        }
+        Output::Stage(index) => {
+            let stage = network.stages.iter().find(|s| s.0 == *index);
+            stage.map(|s| s.1).ok_or_else(|| {
+                let known: Vec<usize> = network.stages.iter().map(|s| s.0).collect();
+                format!("stage {index} is not among the network's out_indices {known:?}")
+            })
+        }
+    };
+    let nodes = outputs.iter().map(node).collect::<Result<_, _>>();
+    nodes.map_err(Error::Argument)
+}
+
+/// The nodes that an objective's loss is a function of; nothing else runs for it.
+pub fn objective_nodes(network: &Network, objective: Objective<'_>) -> Vec<NodeId> {
+    match objective {
+        Objective::CrossEntropy { .. } => network.classifiers.iter().map(|c| c.logits).collect(),
+        Objective::Npid { .. } | Objective::FeatureGradient { .. } => {
+            network.embedding.into_iter().collect()
+        }
+    }
 }

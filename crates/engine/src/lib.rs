@@ -16,7 +16,7 @@ pub mod state;
 
 pub use interface::{
     Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, check_images,
-    check_objective,
+    check_objective, objective_nodes, output_nodes,
 };
 pub use state::{StateEntry, StateKind};
 

@@ -29,7 +29,7 @@ use npid_network::method::{Head, NegativeSampler};
 use crate::state::{self, StateEntry, StateKind};
 use crate::{
     Description, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, check_images,
-    check_objective,
+    check_objective, objective_nodes, output_nodes,
 };
 use batch_norm::Statistics;
 use conv2d::ConvPlan;
@@ -397,26 +397,7 @@ impl Engine for Cpu {
         into: &mut [Vec<f32>],
     ) -> Result<(), Error> {
         check_images(images, self.sizes, self.description.network.in_channels())?;
-        if outputs.len() != into.len() {
-            return Err(Error::Argument(format!(
-                "{} outputs into {} vectors",
-                outputs.len(),
-                into.len()
-            )));
-        }
-        let network = &self.description.network;
-        let nodes = outputs
-            .iter()
-            .map(|output| match output {
-                Output::Embedding => (network.embedding)
-                    .ok_or_else(|| Error::Argument("the network has no embedding".into())),
-                Output::Stage(index) => {
-                    (network.stages.iter().find(|s| s.0 == *index).map(|s| s.1)).ok_or_else(|| {
-                        Error::Argument(format!("stage {index} isn't among out_indices"))
-                    })
-                }
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let nodes = output_nodes(&self.description.network, outputs, into.len())?;
         self.run_forward(images, norm, &nodes);
         for (node, into) in nodes.into_iter().zip(into) {
             into.clear();
@@ -437,13 +418,7 @@ impl Engine for Cpu {
         {
             return Err(Error::Argument(format!("row {bad} was excluded")));
         }
-        let network = &self.description.network;
-        let outputs: Vec<NodeId> = match objective {
-            Objective::CrossEntropy { .. } => {
-                network.classifiers.iter().map(|c| c.logits).collect()
-            }
-            _ => network.embedding.into_iter().collect(),
-        };
+        let outputs = objective_nodes(&self.description.network, objective);
         self.run_forward(images, Norm::Track, &outputs);
         Ok(self.run_backward(images.count, objective))
     }

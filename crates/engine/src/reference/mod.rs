@@ -29,7 +29,7 @@ use npid_network::method::{Description, Head, NegativeSampler};
 
 use crate::interface::{
     Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, check_images,
-    check_objective,
+    check_objective, objective_nodes, output_nodes,
 };
 use crate::state::{self, StateEntry, StateKind};
 
@@ -167,29 +167,6 @@ impl<T: Float> Reference<T> {
         Ok(self.forward(images, norm, &all).values)
     }
 
-    /// The node of a program's output.
-    fn output_node(&self, output: Output) -> Result<NodeId, Error> {
-        let network = &self.description.network;
-        match output {
-            Output::Embedding => network
-                .embedding
-                .ok_or_else(|| Error::Argument("the network has no embedding".into())),
-            Output::Stage(index) => {
-                let stages = &network.stages;
-                let found = stages
-                    .iter()
-                    .find(|(i, _)| *i == index)
-                    .map(|(_, node)| *node);
-                found.ok_or_else(|| {
-                    let known: Vec<usize> = stages.iter().map(|(i, _)| *i).collect();
-                    Error::Argument(format!(
-                        "stage {index} is not among the network's out_indices {known:?}"
-                    ))
-                })
-            }
-        }
-    }
-
     /// The method's loss of the features `f`, whose gradient it returns, and the pending update.
     fn method_loss(&self, f: &[T], rows: &[u64], draws: Draws<'_>) -> Option<npid::Loss<T>> {
         let method = self.description.method?;
@@ -264,16 +241,7 @@ impl<T: Float> Engine for Reference<T> {
         into: &mut [Vec<f32>],
     ) -> Result<(), Error> {
         check_images(images, self.sizes, self.description.network.in_channels())?;
-        if outputs.len() != into.len() {
-            return Err(Error::Argument(format!(
-                "{} outputs into {} vectors",
-                outputs.len(),
-                into.len()
-            )));
-        }
-        let nodes = (outputs.iter())
-            .map(|&o| self.output_node(o))
-            .collect::<Result<Vec<_>, _>>()?;
+        let nodes = output_nodes(&self.description.network, outputs, into.len())?;
         let tape = self.forward(images, norm, &nodes);
         for (node, into) in nodes.iter().zip(into) {
             into.clear();
@@ -290,10 +258,7 @@ impl<T: Float> Engine for Reference<T> {
         self.check(images, objective)?;
         let network = &self.description.network;
         let classifiers = network.classifiers.clone();
-        let targets: Vec<NodeId> = match objective {
-            Objective::CrossEntropy { .. } => classifiers.iter().map(|c| c.logits).collect(),
-            _ => network.embedding.into_iter().collect(),
-        };
+        let targets = objective_nodes(network, objective);
         let tape = self.forward(images, Norm::Track, &targets);
         let mut losses: Vec<(String, f64)> = Vec::new();
         let mut seeds = Vec::new();
