@@ -116,7 +116,8 @@ fn describe(args: &Step) -> Result<Description, Error> {
         out_indices: vec![4],
         init: InitCfg::PyTorch,
     };
-    let flag = |error: npid_network::Error| Error::input(format!("--depth or --size: {error}"));
+    let flag =
+        |error: npid_network::Error| Error::input(format!("--width, --depth or --size: {error}"));
     let map = resnet.build(&mut network, x, "backbone.").map_err(flag)?;
     let linear = LinearNeck {
         out_channels: args.dim,
