@@ -9,6 +9,7 @@
 //! - [`mod@reference`]: plain loops over f32 or f64, one thread: the method's definition in code.
 //! - [`cpu`]: fused kernels on all cores.
 
+mod candidates;
 pub mod cpu;
 mod interface;
 pub mod reference;

@@ -20,9 +20,7 @@ pub fn inspect(path: &Path, output: Output) -> Result<(), Error> {
     first_readable(collection.as_ref(), |_| false)?;
     let found = inspect::inspect(collection.as_ref(), inspect::SAMPLE);
     if output.json {
-        let line = serde_json::to_string(&found)
-            .map_err(|error| Error::run(format!("the result can't be printed: {error}")))?;
-        say!("{line}");
+        crate::out::json(&found)?;
     } else {
         say!("{}: {}", path.display(), found.to_string().trim_end());
         // Splits are folders; classes of these names in a parquet file are classes.

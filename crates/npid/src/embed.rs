@@ -6,7 +6,7 @@ use npid_learn::eval::{self, EmbedReport};
 use crate::args::Embed;
 use crate::display::Display;
 use crate::engine::engine;
-use crate::out::count;
+use crate::out::{self, count};
 use crate::stop;
 
 /// Writes the features of a collection and the table of its rows.
@@ -31,10 +31,7 @@ pub fn run(args: &Embed) -> Result<(), Error> {
     display.finish();
     let report = report?;
     if args.output.json {
-        let line = serde_json::to_string(&report)
-            .map_err(|error| Error::run(format!("the result can't be printed: {error}")))?;
-        say!("{line}");
-        return Ok(());
+        return out::json(&report);
     }
     say!(
         "{}: {}{} of {}; {} says which row is which picture",

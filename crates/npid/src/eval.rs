@@ -5,7 +5,7 @@ use npid_learn::{Error, eval};
 use crate::args::Knn;
 use crate::display::{Display, voters};
 use crate::engine::engine;
-use crate::out::count;
+use crate::out::{self, count};
 use crate::stop;
 
 /// Measures a run's kNN figure.
@@ -31,10 +31,7 @@ pub fn knn(args: &Knn) -> Result<(), Error> {
     display.finish();
     let report = report?;
     if args.output.json {
-        let line = serde_json::to_string(&report)
-            .map_err(|error| Error::run(format!("the result can't be printed: {error}")))?;
-        say!("{line}");
-        return Ok(());
+        return out::json(&report);
     }
     say!(
         "kNN top-1: {:.1} %, top-5: {:.1} %  (after epoch {}; {}, {}, k {}, temperature \

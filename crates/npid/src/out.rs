@@ -17,6 +17,17 @@ pub fn line(text: Arguments<'_>) {
     note(writeln!(std::io::stdout(), "{text}"));
 }
 
+/// Prints a result as one line of JSON.
+///
+/// # Errors
+/// [`Error::Run`] if it has no such form.
+pub fn json(result: &impl serde::Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string(result)
+        .map_err(|error| Error::run(format!("the result can't be printed: {error}")))?;
+    line(format_args!("{text}"));
+    Ok(())
+}
+
 /// Prints a line on standard error. That nobody can read it is no reason to fail.
 pub fn complain(text: Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{text}");

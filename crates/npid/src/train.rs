@@ -11,7 +11,7 @@ use npid_learn::{Config, Error};
 use crate::args::Train;
 use crate::display::{Display, duration};
 use crate::engine::engine;
-use crate::out::count;
+use crate::out::{self, count};
 use crate::stop;
 
 /// The recipe for the built-in pictures.
@@ -44,9 +44,7 @@ pub fn run(args: &Train) -> Result<(), Error> {
     display.finish();
     let summary = summary?;
     if args.output.json {
-        let line = serde_json::to_string(&summary)
-            .map_err(|error| Error::run(format!("the result can't be printed: {error}")))?;
-        say!("{line}");
+        out::json(&summary)?;
     } else {
         explain(&summary, display.queries());
     }

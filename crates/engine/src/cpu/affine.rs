@@ -183,6 +183,8 @@ pub unsafe fn block_statistics<S: Simd>(
     }
 }
 
+/// # Safety
+/// As [`block_statistics`], for NV vectors of which the last has n lanes.
 #[inline(always)]
 unsafe fn statistics_of<S: Simd, const NV: usize>(
     x: Ptr,
@@ -213,6 +215,9 @@ unsafe fn statistics_of<S: Simd, const NV: usize>(
 
 /// Σ (x - mean) or Σ (x - mean)² of NV vectors, the last of n lanes. Four sums at once, so that an
 /// addition needn't wait for the one before.
+///
+/// # Safety
+/// `x` must hold NV vectors, the last of n lanes, of each of the pixels.
 #[inline(always)]
 unsafe fn sum_up<S: Simd, const NV: usize, const SQUARE: bool>(
     x: Ptr,

@@ -42,6 +42,7 @@ impl Cpu {
                 let winners = &self.compiled[step].winners;
                 let (from, to, add) = (shape(x), shape(out), live[x.0]);
                 let (dy, dx) = (gradient(out), gradient(x));
+                // SAFETY: as above.
                 unsafe {
                     pooling::max_backward(count, window, from, to, dy, winners, dx, add);
                 }
@@ -49,12 +50,14 @@ impl Cpu {
             }
             Work::Average(x) if needed(x) => {
                 let (dy, dx) = (gradient(out), gradient(x));
+                // SAFETY: as above.
                 unsafe { pooling::average_backward(count, shape(x), dy, dx, live[x.0]) };
                 live[x.0] = true;
             }
             Work::L2Norm(x) if needed(x) => {
                 let dim = shape(x).c;
                 let len = count * dim;
+                // SAFETY: as above.
                 unsafe {
                     feature::l2_backward(
                         dim,

@@ -273,6 +273,8 @@ impl Kernel for ReduceBlock<'_> {
 }
 
 impl ReduceBlock<'_> {
+    /// # Safety
+    /// As the kernel's, for NV vectors from channel c on, the last of n lanes.
     #[inline(always)]
     unsafe fn columns<S: Simd, const NV: usize>(&self, c: usize, n: usize) {
         let channels = self.maps.channels;

@@ -300,6 +300,8 @@ impl ConvPlan {
         }
     }
 
+    /// # Safety
+    /// As [`ConvPlan::forward`], for the walk's own inputs and outputs.
     unsafe fn walk(
         &self,
         isa: Isa,

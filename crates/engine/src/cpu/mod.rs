@@ -22,10 +22,10 @@ mod simd;
 mod threads;
 mod tile;
 
-use npid_network::alias::AliasTable;
 use npid_network::init::random_row;
-use npid_network::method::{Head, NegativeSampler};
+use npid_network::method::{Head, Npid};
 
+use crate::candidates::Candidates;
 use crate::state::{self, StateEntry, StateKind};
 use crate::{
     Description, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, check_images,
@@ -69,6 +69,7 @@ pub struct Cpu {
     /// Whether the packed weights are those of `parameters`.
     packed_valid: bool,
     bank: Option<Bank>,
+    candidates: Candidates,
 }
 
 /// Refuses what can't be had before anything is taken. An estimate from above: every map twice, all
@@ -122,9 +123,6 @@ struct Compiled {
 /// The memory bank and what the method needs beside it.
 struct Bank {
     rows: Vec<f32>,
-    sampler: NegativeSampler,
-    excluded: Vec<bool>,
-    any_excluded: bool,
     partials: Partials,
     pending_rows: Vec<u64>,
     pending_features: Vec<f32>,
@@ -195,10 +193,8 @@ impl Cpu {
                 Ok(compiled)
             })
             .collect::<Result<Vec<_>, Error>>()?;
-        let bank = match &description.method {
-            None => None,
-            Some(_) => Some(Bank::new(description, sizes.batch)?),
-        };
+        let bank =
+            (description.method.as_ref()).map(|m| Bank::new(m, description.seed, sizes.batch));
         Ok(Cpu {
             input: InputTable::new(mean, std),
             arena: Buffer::new(program.arena_len),
@@ -214,6 +210,7 @@ impl Cpu {
             program,
             compiled,
             bank,
+            candidates: Candidates::new(description)?,
         })
     }
 
@@ -301,13 +298,13 @@ impl Cpu {
                     features: &bank.pending_features,
                     rows,
                     bank: &bank.rows,
-                    excluded: bank.any_excluded.then_some(&bank.excluded[..]),
+                    excluded: self.candidates.any_excluded(),
                 };
                 let gradient = &mut bank.scratch[..len];
                 let value = match method.head {
                     Head::Softmax { .. } => comparison.softmax(&mut bank.partials, gradient),
                     Head::Contrastive { .. } => comparison.contrastive(
-                        &bank.sampler,
+                        (self.candidates.sampler()).expect("a head that samples has a sampler"),
                         draws,
                         method.neg_num,
                         &mut bank.partials,
@@ -336,38 +333,33 @@ impl Cpu {
 }
 
 impl Bank {
-    fn new(description: &Description, batch: usize) -> Result<Self, Error> {
-        let method = description.method.as_ref().expect("called with a method");
+    fn new(method: &Npid, seed: u64, batch: usize) -> Self {
         let (n, dim) = (method.memory_bank.length, method.memory_bank.feat_dim);
         let mut rows = Vec::with_capacity(n * dim);
         for row in 0..n {
-            rows.extend(random_row(row as u64, dim, description.seed));
+            rows.extend(random_row(row as u64, dim, seed));
         }
         let segments = match method.head {
             Head::Softmax { .. } => heads::row_segments(n).count(),
             Head::Contrastive { .. } => heads::negative_segments(method.neg_num).count(),
         };
-        let table = AliasTable::uniform(n as u64)?;
-        let ensure = method.ensure_neg && method.head.samples();
-        Ok(Bank {
+        Bank {
             rows,
-            sampler: NegativeSampler::new(table, ensure, description.seed)?,
-            excluded: vec![false; n],
-            any_excluded: false,
             partials: Partials::new(segments, batch, dim),
             pending_rows: Vec::with_capacity(batch),
             pending_features: Vec::with_capacity(batch * dim),
             scratch: vec![0.0; batch * dim],
-        })
+        }
     }
 }
 
 impl Engine for Cpu {
     fn info(&self) -> Info {
         let bank = self.bank.as_ref().map_or(0, |b| {
-            b.rows.len() * 4 + b.excluded.len() + b.partials.bytes() + b.scratch.len() * 8
+            b.rows.len() * 4 + b.partials.bytes() + b.scratch.len() * 8
         });
         let buffers = self.arena.len() + self.packed.len() + self.workspace.len();
+        let bank = bank + self.candidates.excluded().len();
         Info {
             engine: "cpu",
             device: format!(
@@ -413,11 +405,7 @@ impl Engine for Cpu {
     ) -> Result<Vec<Loss>, Error> {
         check_images(images, self.sizes, self.description.network.in_channels())?;
         check_objective(objective, &self.description, images.count)?;
-        if let (Objective::Npid { rows, .. }, Some(bank)) = (objective, &self.bank)
-            && let Some(bad) = rows.iter().find(|&&r| bank.excluded[r as usize])
-        {
-            return Err(Error::Argument(format!("row {bad} was excluded")));
-        }
+        self.candidates.check(objective)?;
         let outputs = objective_nodes(&self.description.network, objective);
         self.run_forward(images, Norm::Track, &outputs);
         Ok(self.run_backward(images.count, objective))
@@ -451,28 +439,7 @@ impl Engine for Cpu {
     }
 
     fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error> {
-        let (Some(bank), Some(method)) = (self.bank.as_mut(), &self.description.method) else {
-            return Err(Error::Argument(
-                "there is no bank to exclude rows of".into(),
-            ));
-        };
-        let n = method.memory_bank.length as u64;
-        if let Some(bad) = rows.iter().find(|&&r| r >= n) {
-            return Err(Error::Argument(format!("row {bad} of a bank of {n}")));
-        }
-        let mut excluded = bank.excluded.clone();
-        rows.iter().for_each(|&r| excluded[r as usize] = true);
-        let weights: Vec<f64> = excluded
-            .iter()
-            .map(|x| if *x { 0.0 } else { 1.0 })
-            .collect();
-        let table = AliasTable::from_weights(&weights)
-            .map_err(|_| Error::Argument("every row would be excluded".into()))?;
-        let ensure = method.ensure_neg && method.head.samples();
-        bank.sampler = NegativeSampler::new(table, ensure, self.description.seed)?;
-        bank.excluded = excluded;
-        bank.any_excluded = bank.excluded.contains(&true);
-        Ok(())
+        self.candidates.exclude(rows)
     }
 
     fn state(&self) -> Vec<StateEntry> {

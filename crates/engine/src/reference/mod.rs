@@ -22,11 +22,11 @@ mod walk;
 
 pub use float::Float;
 
-use npid_network::alias::AliasTable;
 use npid_network::graph::{NodeId, Shape};
 use npid_network::init;
-use npid_network::method::{Description, Head, NegativeSampler};
+use npid_network::method::{Description, Head};
 
+use crate::candidates::Candidates;
 use crate::interface::{
     Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, check_images,
     check_objective, objective_nodes, output_nodes,
@@ -51,8 +51,7 @@ pub struct Reference<T> {
     momentum: Vec<Vec<T>>,
     bank: Vec<T>,
     /// For each row, whether it is never drawn or counted.
-    excluded: Vec<bool>,
-    sampler: Option<NegativeSampler>,
+    candidates: Candidates,
     /// Rows and features that wait for `update_bank`.
     pending: Option<(Vec<u64>, Vec<T>)>,
     losses: Vec<f64>,
@@ -96,8 +95,7 @@ impl<T: Float> Reference<T> {
                 .map(|p| zeros(p.trainable && with_momentum, p.len()))
                 .collect(),
             bank: Vec::new(),
-            excluded: Vec::new(),
-            sampler: None,
+            candidates: Candidates::new(description)?,
             pending: None,
             losses: Vec::new(),
         };
@@ -106,25 +104,8 @@ impl<T: Float> Reference<T> {
             engine.bank = (0..rows as u64)
                 .flat_map(|row| widen(init::random_row(row, dim, seed)))
                 .collect();
-            engine.excluded = vec![false; rows];
-            engine.sampler = engine.sampler_without(&engine.excluded)?;
         }
         Ok(engine)
-    }
-
-    /// A sampler of the rows that aren't excluded; none for heads that don't sample.
-    fn sampler_without(&self, excluded: &[bool]) -> Result<Option<NegativeSampler>, Error> {
-        let Some(method) = self.description.method.filter(|m| m.head.samples()) else {
-            return Ok(None);
-        };
-        let table = if excluded.contains(&true) {
-            let weight = |&e: &bool| if e { 0.0 } else { 1.0 };
-            AliasTable::from_weights(&excluded.iter().map(weight).collect::<Vec<f64>>())?
-        } else {
-            AliasTable::uniform(excluded.len() as u64)?
-        };
-        let seed = self.description.seed;
-        Ok(Some(NegativeSampler::new(table, method.ensure_neg, seed)?))
     }
 
     /// The losses of the last gradient, not rounded to f32.
@@ -175,7 +156,7 @@ impl<T: Float> Reference<T> {
                 let negatives = match draws {
                     Draws::Given(given) => given.to_vec(),
                     Draws::Sampled { epoch, occurrences } => {
-                        let sampler = self.sampler.as_ref()?;
+                        let sampler = self.candidates.sampler()?;
                         let of = |(&row, &occurrence)| {
                             let negatives = sampler.of(epoch, row, occurrence);
                             (0..method.neg_num as u32).map(move |k| negatives.get(k))
@@ -187,7 +168,7 @@ impl<T: Float> Reference<T> {
                 Some(npid::contrastive(f, bank, rows, &negatives, temperature))
             }
             Head::Softmax { temperature } => {
-                let (bank, excluded) = (&self.bank, &self.excluded);
+                let (bank, excluded) = (&self.bank, self.candidates.excluded());
                 Some(npid::softmax(f, bank, rows, excluded, temperature))
             }
         }
@@ -196,12 +177,7 @@ impl<T: Float> Reference<T> {
     fn check(&self, images: Images<'_>, objective: Objective<'_>) -> Result<(), Error> {
         check_images(images, self.sizes, self.description.network.in_channels())?;
         check_objective(objective, &self.description, images.count)?;
-        if let Objective::Npid { rows, .. } = objective
-            && let Some(bad) = rows.iter().find(|&&r| self.excluded[r as usize])
-        {
-            return Err(Error::Argument(format!("row {bad} was excluded")));
-        }
-        Ok(())
+        self.candidates.check(objective)
     }
 }
 
@@ -334,22 +310,7 @@ impl<T: Float> Engine for Reference<T> {
     }
 
     fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error> {
-        let mut excluded = self.excluded.clone();
-        for &row in rows {
-            let n = excluded.len();
-            let Some(flag) = excluded.get_mut(row as usize) else {
-                return Err(Error::Argument(format!("row {row} of a bank of {n}")));
-            };
-            *flag = true;
-        }
-        if !rows.is_empty() && !excluded.contains(&false) {
-            return Err(Error::Argument("no row would be left in the bank".into()));
-        }
-        if excluded != self.excluded {
-            self.sampler = self.sampler_without(&excluded)?;
-            self.excluded = excluded;
-        }
-        Ok(())
+        self.candidates.exclude(rows)
     }
 
     fn state(&self) -> Vec<StateEntry> {
