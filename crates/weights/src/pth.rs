@@ -1,0 +1,6 @@
+//! PyTorch's `.pth` files.
+
+mod write;
+mod zip;
+
+pub use write::write;
