@@ -11,8 +11,10 @@ import sys
 
 import numpy as np
 import PIL
+import torch
 import torchvision
-from PIL import Image
+from PIL import Image, ImageFilter
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 HERE = pathlib.Path(__file__).parent
@@ -63,18 +65,60 @@ inputs = {
 pictures = {name: Image.fromarray(a) for name, a in inputs.items()}
 
 
+def filter_of(op):
+    return InterpolationMode(op.get("interpolation", "bilinear"))
+
+
+def random_crop(image, op):
+    """torchvision's RandomCrop.forward with a given place."""
+    fill, mode, (height, width) = tuple(op["fill"]), op["padding_mode"], op["size"]
+    if op["padding"] is not None:
+        image = F.pad(image, op["padding"], fill, mode)
+    if op["pad_if_needed"] and image.width < width:
+        image = F.pad(image, [width - image.width, 0], fill, mode)
+    if op["pad_if_needed"] and image.height < height:
+        image = F.pad(image, [0, height - image.height], fill, mode)
+    return F.crop(image, op["top"], op["left"], height, width)
+
+
+def lighting(image, alpha):
+    """What MMSelfSup's Lighting adds to a tensor; rounded to 8 bits, which it leaves out."""
+    values = torch.tensor([0.2175, 0.0188, 0.0045])
+    vectors = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    rgb = (vectors * torch.tensor(alpha).view(1, 3) * values.view(1, 3)).sum(1)
+    result = (F.to_tensor(image) + rgb.view(3, 1, 1)) * 255
+    return Image.fromarray(result.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+
+
 def apply(image, op):
     kind = op["op"]
     if kind == "crop":
-        return F.resized_crop(image, op["top"], op["left"], op["height"], op["width"], op["size"])
+        box = op["top"], op["left"], op["height"], op["width"]
+        return F.resized_crop(image, *box, op["size"], filter_of(op))
     if kind == "resize":
-        return F.resize(image, op["size"])
+        return F.resize(image, op["size"], filter_of(op))
     if kind == "center_crop":
         return F.center_crop(image, op["size"])
     if kind == "grayscale":
         return F.rgb_to_grayscale(image, num_output_channels=3)
     if kind == "flip":
         return F.hflip(image)
+    if kind == "vertical_flip":
+        return F.vflip(image)
+    if kind == "random_crop":
+        return random_crop(image, op)
+    if kind == "blur":
+        return image.filter(ImageFilter.GaussianBlur(radius=op["sigma"]))
+    if kind == "solarize":
+        return F.solarize(image, op["threshold"])
+    if kind == "lighting":
+        return lighting(image, op["alpha"])
+    if kind == "apply":
+        for inner in op["ops"]:
+            image = apply(image, inner)
+        return image
+    if kind == "rotate":
+        return F.rotate(image, op["degrees"], fill=op["fill"])
     if kind == "jitter":
         adjust = {
             "brightness": F.adjust_brightness,
@@ -154,8 +198,53 @@ case(
     dict(op="flip"),
 )
 
+for sigma in (0.1, 0.45, 0.8, 1.0, 1.37, 2.0, 3.3, 9.0):
+    case("odd", dict(op="blur", sigma=sigma))
+case("colours", dict(op="blur", sigma=1.2))
+case("line", dict(op="blur", sigma=2.0))
+for threshold in (0.0, 100.5, 128.0, 256.0):
+    case("colours", dict(op="solarize", threshold=threshold))
+case("colours", dict(op="lighting", alpha=[0.11, -0.08, 0.2]))
+case("odd", dict(op="lighting", alpha=[-1.3, 0.9, -0.4]))
+case("odd", dict(op="vertical_flip"))
+case("square", dict(op="vertical_flip"))
+for interpolation in ("box", "hamming", "bicubic", "lanczos"):
+    how = dict(interpolation=interpolation)
+    case("wide", dict(op="resize", size=20, **how))
+    case("odd", dict(op="resize", size=[53, 41], **how))
+    case("tall", dict(crop(11, 1, 50, 24, [24, 31]), **how))
+
+
+def part(top, left, size, padding=None, pad_if_needed=False, fill=(0, 0, 0), padding_mode="constant"):
+    return dict(op="random_crop", top=top, left=left, size=size, padding=padding, pad_if_needed=pad_if_needed,
+                fill=list(fill), padding_mode=padding_mode)
+
+
+case("odd", part(5, 3, [20, 16]))
+case("square", part(0, 8, [32, 32], padding=4))
+case("square", part(7, 1, [32, 32], padding=[4, 6], fill=(10, 200, 90)))
+case("odd", part(2, 9, [40, 30], padding=[1, 2, 8, 4]))
+case("odd", part(3, 11, [50, 40], pad_if_needed=True, fill=(1, 2, 3)))
+case("odd", part(0, 5, [60, 40], padding=3, pad_if_needed=True, fill=(255, 0, 7)))
+for padding_mode in ("edge", "reflect", "symmetric"):
+    case("odd", part(1, 2, [60, 44], padding=13, padding_mode=padding_mode))
+    case("odd", part(10, 4, [70, 60], padding=5, pad_if_needed=True, padding_mode=padding_mode))
+for degrees in (-30.0, 0.0, 2.0, 45.0, 90.0, 137.3, 180.0, 270.0, 359.0):
+    case("odd", dict(op="rotate", degrees=degrees, fill=[9, 8, 7]))
+for degrees in (90.0, 180.0, 270.0, -13.5):
+    case("square", dict(op="rotate", degrees=degrees, fill=[0, 0, 0]))
+case(
+    "wide",
+    crop(4, 30, 40, 44, [32, 32]),
+    dict(op="apply", ops=[jitter(["hue", "brightness", "saturation", "contrast"], brightness=1.2, contrast=0.8, saturation=1.1, hue=0.05)]),
+    dict(op="grayscale"),
+    dict(op="blur", sigma=0.9),
+    dict(op="flip"),
+)
+
 report = {
     "versions": {
+        "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "pillow": PIL.__version__,
         "numpy": np.__version__,

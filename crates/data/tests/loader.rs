@@ -67,6 +67,7 @@ fn pipeline() -> Arc<Pipeline> {
         size: Extent::Square(8),
         scale: [0.2, 1.0],
         ratio: [0.75, 1.333],
+        interpolation: Default::default(),
     });
     Arc::new(Pipeline::new(steps).unwrap())
 }

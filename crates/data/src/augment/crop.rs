@@ -3,9 +3,9 @@
 use npid_network::philox::Stream;
 use serde::{Deserialize, Serialize};
 
-use super::Extent;
+use super::{Extent, Interpolation};
 
-/// Cuts out a random part and resizes it, antialiased bilinear. The part has `scale` times the
+/// Cuts out a random part and resizes it, antialiased. The part has `scale` times the
 /// picture's area and a ratio of width to height drawn evenly in its logarithm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,6 +18,9 @@ pub struct RandomResizedCrop {
     /// Bounds of width / height, above 0.
     #[serde(default = "default_ratio")]
     pub ratio: [f64; 2],
+    /// How it is resized.
+    #[serde(default, skip_serializing_if = "Interpolation::is_default")]
+    pub interpolation: Interpolation,
 }
 
 fn default_scale() -> [f64; 2] {
@@ -116,6 +119,7 @@ mod tests {
             size: Extent::Square(32),
             scale,
             ratio,
+            interpolation: Interpolation::default(),
         }
     }
 

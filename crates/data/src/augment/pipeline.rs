@@ -3,7 +3,10 @@
 use npid_network::philox::Stream;
 use serde::{Deserialize, Serialize};
 
-use super::{CropBox, Drawn, Normalize, Transform, View, Workspace, flip, grayscale, jitter};
+use super::{
+    CropBox, Drawn, Interpolation, Normalize, Transform, View, Workspace, blur, flip, grayscale,
+    jitter, lighting, rotate, solarize,
+};
 use crate::source::Picture;
 
 /// A checked list of [`Transform`]s that turns any picture into one of a fixed size.
@@ -46,39 +49,29 @@ impl Pipeline {
         let mut normalize = None;
         for step in &steps {
             step.validate().map_err(PipelineError)?;
-            if normalize.is_some() {
-                match step {
-                    Transform::RandomHorizontalFlip(_) | Transform::ToTensor(_) => {}
-                    Transform::Normalize(_) => {
-                        return Err(PipelineError("Normalize occurs twice; keep one".into()));
-                    }
-                    _ => {
-                        return Err(PipelineError(format!(
-                            "{} follows Normalize; put it before, only flips may follow",
-                            step.name()
-                        )));
-                    }
-                }
+            if normalize.is_some() && !step.moves_pixels_only() {
+                return Err(PipelineError(match step {
+                    Transform::Normalize(_) => "Normalize occurs twice; keep one".into(),
+                    _ => format!(
+                        "{} follows Normalize; put it before, only flips may follow",
+                        step.name()
+                    ),
+                }));
             }
-            match step {
-                Transform::RandomResizedCrop(step) => size = Some(step.size.height_width()),
-                Transform::CenterCrop(step) => size = Some(step.size.height_width()),
-                // The shorter side alone leaves the other one open, unless it was fixed before.
-                Transform::Resize(resize) => {
-                    size = match (resize.size, size) {
-                        (super::Extent::HeightWidth([h, w]), _) => Some((h, w)),
-                        (_, Some((h, w))) => Some(resize.output_size(h, w)),
-                        (_, None) => None,
-                    };
-                }
-                Transform::Normalize(step) => normalize = Some(step.clone()),
-                _ => {}
+            size = match size {
+                Some((h, w)) => Some(step.output_size(h, w)),
+                // The shorter side alone leaves the other one open.
+                None if step.fixes_size() => Some(step.output_size(1, 1)),
+                None => None,
+            };
+            if let Transform::Normalize(step) = step {
+                normalize = Some(step.clone());
             }
         }
         let Some((height, width)) = size else {
             return Err(PipelineError(
-                "no step fixes the size of the pictures; add RandomResizedCrop, CenterCrop or \
-                 Resize with size = [height, width]"
+                "no step fixes the size of the pictures; add RandomResizedCrop, RandomCrop, \
+                 CenterCrop or Resize with size = [height, width]"
                     .into(),
             ));
         };
@@ -175,7 +168,8 @@ impl Workspace {
         };
         match (step, drawn) {
             (Transform::RandomResizedCrop(crop), &Drawn::Crop(part)) => {
-                self.resize(picture, untouched, part, crop.size.height_width());
+                let to = crop.size.height_width();
+                self.resize(picture, untouched, part, to, crop.interpolation);
             }
             (Transform::Resize(resize), _) => {
                 let whole = CropBox {
@@ -184,18 +178,47 @@ impl Workspace {
                     height: size.0,
                     width: size.1,
                 };
-                self.resize(
-                    picture,
-                    untouched,
-                    whole,
-                    resize.output_size(size.0, size.1),
-                );
+                let to = resize.output_size(size.0, size.1);
+                self.resize(picture, untouched, whole, to, resize.interpolation);
             }
             (Transform::CenterCrop(crop), _) => {
                 let mut result = std::mem::take(&mut self.spare);
                 let rgb = if *untouched { &picture.rgb } else { &self.rgb };
                 crop.apply(rgb, size.1, size.0, &mut result);
                 self.replace(result, crop.size.height_width(), untouched);
+            }
+            (Transform::RandomCrop(crop), &Drawn::Place(top, left)) => {
+                let mut result = std::mem::take(&mut self.spare);
+                let rgb = if *untouched { &picture.rgb } else { &self.rgb };
+                crop.apply((top, left), rgb, size.1, size.0, &mut result);
+                self.replace(result, crop.size.height_width(), untouched);
+            }
+            (Transform::RandomRotation(rotation), &Drawn::Rotate(degrees)) => {
+                let mut result = std::mem::take(&mut self.spare);
+                let rgb = if *untouched { &picture.rgb } else { &self.rgb };
+                rotate::apply(degrees, rotation.fill, rgb, size.1, &mut result);
+                self.replace(result, size, untouched);
+            }
+            (Transform::GaussianBlur(_), &Drawn::Blur(Some(sigma))) => {
+                self.own(picture, untouched);
+                blur::apply(
+                    sigma,
+                    &mut self.rgb,
+                    size.1,
+                    &mut self.spare,
+                    &mut self.line,
+                );
+            }
+            (Transform::Lighting(_), &Drawn::Lighting(alpha)) => {
+                lighting::apply(alpha, self.own(picture, untouched));
+            }
+            (Transform::Solarization(step), Drawn::Solarize(true)) => {
+                solarize::apply(step.threshold, self.own(picture, untouched));
+            }
+            (Transform::RandomApply(step), Drawn::Apply(Some(drawn))) => {
+                for (step, drawn) in step.transforms.iter().zip(drawn) {
+                    self.step(step, drawn, picture, untouched);
+                }
             }
             (Transform::RandomGrayscale(_), Drawn::Grayscale(true)) => {
                 grayscale::apply(self.own(picture, untouched));
@@ -204,10 +227,19 @@ impl Workspace {
                 jitter::apply(factors, self.own(picture, untouched));
             }
             (Transform::RandomHorizontalFlip(_), Drawn::Flip(true)) => {
-                flip::apply(self.own(picture, untouched), size.1);
+                flip::horizontal(self.own(picture, untouched), size.1);
+            }
+            (Transform::RandomVerticalFlip(_), Drawn::Flip(true)) => {
+                flip::vertical(self.own(picture, untouched), size.1);
             }
             (Transform::RandomGrayscale(_), Drawn::Grayscale(false))
-            | (Transform::RandomHorizontalFlip(_), Drawn::Flip(false))
+            | (
+                Transform::RandomHorizontalFlip(_) | Transform::RandomVerticalFlip(_),
+                Drawn::Flip(false),
+            )
+            | (Transform::GaussianBlur(_), Drawn::Blur(None))
+            | (Transform::Solarization(_), Drawn::Solarize(false))
+            | (Transform::RandomApply(_), Drawn::Apply(None))
             | (Transform::ToTensor(_) | Transform::Normalize(_), Drawn::Fixed) => {}
             (step, drawn) => panic!("{drawn:?} was not drawn for {}", step.name()),
         }
@@ -219,6 +251,7 @@ impl Workspace {
         untouched: &mut bool,
         part: CropBox,
         (height, width): (usize, usize),
+        filter: Interpolation,
     ) {
         let from = if *untouched {
             View {
@@ -233,7 +266,7 @@ impl Workspace {
         };
         let mut result = std::mem::take(&mut self.spare);
         self.resampler
-            .crop_resize(from, part, width, height, &mut result);
+            .crop_resize(from, part, (height, width), filter, &mut result);
         self.replace(result, (height, width), untouched);
     }
 

@@ -1,7 +1,103 @@
-//! Antialiased bilinear resizing, bit for bit as Pillow's `Image.resize` (`Resample.c`): two passes
-//! with 8-bit samples between them and coefficients of 22 bits.
+//! Antialiased resizing, bit for bit as Pillow's `Image.resize` (`Resample.c`): two passes with
+//! 8-bit samples between them and coefficients of 22 bits.
+
+use serde::{Deserialize, Serialize};
 
 use super::{CropBox, View};
+
+/// How a new sample is made of old ones: PIL's filters, widened by the scale where a picture
+/// shrinks.
+///
+/// In a recipe a name, or torchvision's number for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", try_from = "NameOrNumber")]
+pub enum Interpolation {
+    /// The mean of what lies below (4).
+    Box,
+    /// A triangle (2).
+    #[default]
+    Bilinear,
+    /// As sharp as bicubic and as narrow as bilinear (5).
+    Hamming,
+    /// Keys' cubic with a = -0.5 (3).
+    Bicubic,
+    /// A sinc over three lobes (1).
+    Lanczos,
+}
+
+/// As a recipe may spell it.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "`interpolation` must be \"bilinear\", \"bicubic\", \"lanczos\", \"box\" or \"hamming\""
+)]
+enum NameOrNumber {
+    Number(u32),
+    Name(String),
+}
+
+impl TryFrom<NameOrNumber> for Interpolation {
+    type Error = String;
+
+    fn try_from(given: NameOrNumber) -> Result<Self, String> {
+        use Interpolation::{Bicubic, Bilinear, Box, Hamming, Lanczos};
+        // The numbers are PIL's.
+        let known = [
+            ("lanczos", 1, Lanczos),
+            ("bilinear", 2, Bilinear),
+            ("bicubic", 3, Bicubic),
+            ("box", 4, Box),
+            ("hamming", 5, Hamming),
+        ];
+        let (found, shown) = match &given {
+            NameOrNumber::Number(n) => (known.iter().find(|k| k.1 == *n), n.to_string()),
+            NameOrNumber::Name(name) => (known.iter().find(|k| k.0 == name), name.clone()),
+        };
+        found.map(|k| k.2).ok_or_else(|| {
+            format!(
+                "`interpolation` is {shown}; it can be bilinear, bicubic, lanczos, box or hamming"
+            )
+        })
+    }
+}
+
+impl Interpolation {
+    /// Whether it is what is meant where nothing is said.
+    pub(super) fn is_default(&self) -> bool {
+        *self == Interpolation::default()
+    }
+
+    /// How far the filter reaches, in samples.
+    fn support(self) -> f64 {
+        match self {
+            Interpolation::Box => 0.5,
+            Interpolation::Bilinear | Interpolation::Hamming => 1.0,
+            Interpolation::Bicubic => 2.0,
+            Interpolation::Lanczos => 3.0,
+        }
+    }
+
+    /// The filter at a distance.
+    fn weight(self, distance: f64) -> f64 {
+        let sinc = |x: f64| match x {
+            0.0 => 1.0,
+            x => (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI),
+        };
+        let x = distance.abs();
+        match self {
+            // Half open, so that no sample counts twice.
+            Interpolation::Box => f64::from(-0.5 < distance && distance <= 0.5),
+            Interpolation::Bilinear => (1.0 - x).max(0.0),
+            Interpolation::Hamming if x >= 1.0 => 0.0,
+            Interpolation::Hamming => sinc(x) * (0.54 + 0.46 * (x * std::f64::consts::PI).cos()),
+            Interpolation::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+            Interpolation::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5,
+            Interpolation::Bicubic => 0.0,
+            Interpolation::Lanczos if (-3.0..3.0).contains(&distance) => sinc(x) * sinc(x / 3.0),
+            Interpolation::Lanczos => 0.0,
+        }
+    }
+}
 
 /// Fraction bits of a coefficient: 8 bits of sample and 2 of headroom remain of 32.
 const PRECISION: u32 = 32 - 8 - 2;
@@ -13,6 +109,7 @@ pub(super) struct Resampler {
     vertical: Taps,
     between: Vec<u8>,
     row: Vec<i32>,
+    filter: Interpolation,
 }
 
 /// For each output position the inputs that it is made of, with their weights.
@@ -27,11 +124,11 @@ struct Taps {
 }
 
 impl Taps {
-    /// Pillow's `precompute_coeffs` with the triangle filter, then `normalize_coeffs_8bpc`.
-    fn prepare(&mut self, input: usize, output: usize) {
+    /// Pillow's `precompute_coeffs`, then `normalize_coeffs_8bpc`.
+    fn prepare(&mut self, input: usize, output: usize, filter: Interpolation) {
         let scale = input as f64 / output as f64;
         let filter_scale = scale.max(1.0);
-        let support = filter_scale;
+        let support = filter.support() * filter_scale;
         let inverse = 1.0 / filter_scale;
         self.stride = support.ceil() as usize * 2 + 1;
         self.ranges.clear();
@@ -43,14 +140,16 @@ impl Taps {
             let first = (center - support + 0.5) as usize;
             let count = ((center + support + 0.5) as usize).min(input) - first;
             self.float.clear();
-            self.float.extend((0..count).map(|tap| {
-                let distance = ((tap + first) as f64 - center + 0.5) * inverse;
-                (1.0 - distance.abs()).max(0.0)
-            }));
+            self.float.extend(
+                (0..count)
+                    .map(|tap| filter.weight(((tap + first) as f64 - center + 0.5) * inverse)),
+            );
             let sum: f64 = self.float.iter().sum();
             for (weight, &value) in weights.iter_mut().zip(&self.float) {
                 let value = if sum == 0.0 { value } else { value / sum };
-                *weight = (0.5 + value * f64::from(1u32 << PRECISION)) as i32;
+                let fixed = value * f64::from(1u32 << PRECISION);
+                // Rounded away from zero at halves: `as` truncates.
+                *weight = (fixed + 0.5f64.copysign(fixed)) as i32;
             }
             self.ranges.push((first, count));
         }
@@ -69,16 +168,17 @@ fn clip(sum: i32) -> u8 {
 }
 
 impl Resampler {
-    /// Cuts `part` out of `picture` and resizes it to `width` x `height`, into `out`. As in
+    /// Cuts `part` out of `picture` and resizes it to `height` x `width`, into `out`. As in
     /// torchvision the cut comes first: nothing outside it has an influence.
     pub(super) fn crop_resize(
         &mut self,
         picture: View<'_>,
         part: CropBox,
-        width: usize,
-        height: usize,
+        (height, width): (usize, usize),
+        filter: Interpolation,
         out: &mut Vec<u8>,
     ) {
+        self.filter = filter;
         let row_of = |y: usize| {
             let start = ((part.top + y) * picture.width + part.left) * 3;
             &picture.rgb[start..start + part.width * 3]
@@ -124,7 +224,7 @@ impl Resampler {
             }
             return;
         }
-        self.horizontal.prepare(input, width);
+        self.horizontal.prepare(input, width, self.filter);
         for (y, out) in out.chunks_exact_mut(width * 3).enumerate() {
             let row = row_of(y);
             for (x, out) in out.chunks_exact_mut(3).enumerate() {
@@ -152,7 +252,7 @@ impl Resampler {
         row_of: impl Fn(usize) -> &'a [u8],
         out: &mut [u8],
     ) {
-        self.vertical.prepare(input, height);
+        self.vertical.prepare(input, height, self.filter);
         self.row.resize(width * 3, 0);
         for (y, out) in out.chunks_exact_mut(width * 3).enumerate() {
             let (first, weights) = self.vertical.of(y);

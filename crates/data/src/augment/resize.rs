@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Interpolation;
+
 /// A size in pixels: `224`, or `[height, width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
@@ -35,13 +37,16 @@ impl Extent {
     }
 }
 
-/// Resizes the whole picture, antialiased bilinear.
+/// Resizes the whole picture, antialiased.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resize {
     /// Size of the shorter side, the other following in proportion (up to 64 times as long); or
     /// both sides.
     pub size: Extent,
+    /// How.
+    #[serde(default, skip_serializing_if = "Interpolation::is_default")]
+    pub interpolation: Interpolation,
 }
 
 /// The longer side of a result is at most this many times the shorter one: a picture of 60,000 x 1

@@ -1,6 +1,6 @@
 //! The view of a picture that evaluation takes: no chance in it.
 
-use super::{CenterCrop, CropBox, Extent, Resize, View, Workspace};
+use super::{CenterCrop, CropBox, Extent, Interpolation, Resize, View, Workspace};
 use crate::source::Picture;
 
 /// A `size` x `size` view of a picture.
@@ -36,6 +36,7 @@ impl EvalView {
         };
         let resize = Resize {
             size: Extent::Square(shorter),
+            interpolation: Interpolation::Bilinear,
         };
         let (h, w) = resize.output_size(height, width);
         let whole = CropBox {
@@ -48,9 +49,8 @@ impl EvalView {
             width,
             rgb: &picture.rgb,
         };
-        workspace
-            .resampler
-            .crop_resize(from, whole, w, h, &mut workspace.rgb);
+        let (to, filter) = ((h, w), resize.interpolation);
+        (workspace.resampler).crop_resize(from, whole, to, filter, &mut workspace.rgb);
         let middle = CenterCrop {
             size: Extent::Square(size),
         };
