@@ -58,7 +58,10 @@ fn fill_in_sizes(table: &mut Table) {
     };
     for step in steps.iter_mut().filter_map(Value::as_table_mut) {
         let kind = step.get("type").and_then(Value::as_str);
-        if matches!(kind, Some("RandomResizedCrop" | "RandomCrop" | "CenterCrop")) {
+        if matches!(
+            kind,
+            Some("RandomResizedCrop" | "RandomCrop" | "CenterCrop")
+        ) {
             step.entry("size").or_insert_with(|| size.clone());
         }
     }
