@@ -40,6 +40,7 @@ impl Tensor {
 pub struct Tensors {
     entries: Vec<(String, Tensor)>,
     index: HashMap<String, usize>,
+    counters: Vec<(String, i64)>,
 }
 
 impl Tensors {
@@ -71,6 +72,17 @@ impl Tensors {
         self.entries
             .iter()
             .map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Adds a whole number, such as `num_batches_tracked` of PyTorch's batch norms: 64 bits and
+    /// no axes.
+    pub fn count(&mut self, name: impl Into<String>, value: i64) {
+        self.counters.push((name.into(), value));
+    }
+
+    /// All whole numbers, in order. They are not among the tensors.
+    pub fn counters(&self) -> &[(String, i64)] {
+        &self.counters
     }
 
     /// How many there are.

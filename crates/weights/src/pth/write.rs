@@ -12,15 +12,17 @@ use crate::Tensors;
 /// Elements that are turned into bytes at once.
 const CHUNK: usize = 1 << 14;
 
-/// Writes `tensors` in their order, all f32, so that `torch.load(FILE, weights_only=True)` returns
-/// an `OrderedDict` of contiguous tensors with their names. Equal tensors give equal bytes.
+/// Writes `tensors` in their order, all f32, and then their counters, int64, so that
+/// `torch.load(FILE, weights_only=True)` returns an `OrderedDict` of contiguous tensors with their
+/// names; with `under`, a dictionary that holds it by that key (mmcv's `state_dict`). Equal tensors
+/// give equal bytes.
 ///
 /// # Errors
 /// If `out` can't be written, or the file would pass 4 GiB.
-pub fn write<W: Write>(out: W, tensors: &Tensors) -> io::Result<W> {
+pub fn write<W: Write>(out: W, tensors: &Tensors, under: Option<&str>) -> io::Result<W> {
     let mut zip = Writer::new(out);
     let once = |bytes: &'static [u8]| std::iter::once(Cow::Borrowed(bytes));
-    let pickle = pickle(tensors)?;
+    let pickle = pickle(tensors, under)?;
     zip.entry(
         "archive/data.pkl",
         std::iter::once(Cow::Borrowed(&pickle[..])),
@@ -33,42 +35,58 @@ pub fn write<W: Write>(out: W, tensors: &Tensors) -> io::Result<W> {
         });
         zip.entry(&format!("archive/data/{key}"), parts)?;
     }
+    for (i, (_, value)) in tensors.counters().iter().enumerate() {
+        let bytes = std::iter::once(Cow::Owned(value.to_le_bytes().to_vec()));
+        zip.entry(&format!("archive/data/{}", tensors.len() + i), bytes)?;
+    }
     zip.entry("archive/version", once(b"3\n"))?;
     zip.finish()
 }
 
 /// The object: each tensor a call of `torch._utils._rebuild_tensor_v2` on its storage, which is
 /// named by a persistent id.
-fn pickle(tensors: &Tensors) -> io::Result<Vec<u8>> {
+fn pickle(tensors: &Tensors, under: Option<&str>) -> io::Result<Vec<u8>> {
     let mut out = b"\x80\x02".to_vec();
-    let ordered_dict = |out: &mut Vec<u8>| {
-        global(out, "collections", "OrderedDict");
-        out.extend(b")R");
-    };
+    if let Some(key) = under {
+        out.push(b'}');
+        text(&mut out, key)?;
+    }
     ordered_dict(&mut out);
     out.push(b'(');
-    for (key, (name, tensor)) in tensors.iter().enumerate() {
+    let floats = (tensors.iter()).map(|(name, tensor)| (name, "FloatStorage", &tensor.shape[..]));
+    let counters = (tensors.counters().iter()).map(|(name, _)| (&name[..], "LongStorage", &[][..]));
+    for (key, (name, storage, shape)) in floats.chain(counters).enumerate() {
         text(&mut out, name)?;
         global(&mut out, "torch._utils", "_rebuild_tensor_v2");
         out.push(b'(');
         // The storage: ("storage", torch.FloatStorage, key, "cpu", elements).
         out.push(b'(');
         text(&mut out, "storage")?;
-        global(&mut out, "torch", "FloatStorage");
+        global(&mut out, "torch", storage);
         text(&mut out, &key.to_string())?;
         text(&mut out, "cpu")?;
-        integer(&mut out, tensor.len());
+        integer(&mut out, shape.iter().product());
         out.extend(b"tQ");
         // Offset, shape, strides, requires_grad, backward hooks.
         integer(&mut out, 0);
-        tuple(&mut out, &tensor.shape);
-        tuple(&mut out, &strides(&tensor.shape));
+        tuple(&mut out, shape);
+        tuple(&mut out, &strides(shape));
         out.push(b'\x89');
         ordered_dict(&mut out);
         out.extend(b"tR");
     }
-    out.extend(b"u.");
+    out.push(b'u');
+    if under.is_some() {
+        out.push(b's');
+    }
+    out.push(b'.');
     Ok(out)
+}
+
+/// An empty `collections.OrderedDict`.
+fn ordered_dict(out: &mut Vec<u8>) {
+    global(out, "collections", "OrderedDict");
+    out.extend(b")R");
 }
 
 /// Elements between neighbours along each index of a contiguous tensor.
