@@ -1,5 +1,7 @@
 //! Which rows of the bank take part: shared by the engines, so that they agree on it.
 
+use std::sync::Arc;
+
 use npid_network::alias::AliasTable;
 use npid_network::method::{Description, NegativeSampler, Npid};
 
@@ -8,6 +10,7 @@ use crate::{Error, Objective};
 /// The rows that may be drawn and counted, and the sampler that draws them.
 pub(crate) struct Candidates {
     method: Option<Npid>,
+    weights: Option<Arc<[f64]>>,
     seed: u64,
     excluded: Vec<bool>,
     any_excluded: bool,
@@ -22,6 +25,7 @@ impl Candidates {
         let rows = method.map_or(0, |m| m.memory_bank.length);
         let mut all = Candidates {
             method,
+            weights: description.neg_weights.clone(),
             seed: description.seed,
             excluded: vec![false; rows],
             any_excluded: false,
@@ -35,9 +39,17 @@ impl Candidates {
         let Some(method) = self.method.filter(|m| m.head.samples()) else {
             return Ok(None);
         };
-        let table = if excluded.contains(&true) {
-            let weight = |&e: &bool| if e { 0.0 } else { 1.0 };
-            AliasTable::from_weights(&excluded.iter().map(weight).collect::<Vec<f64>>())?
+        let table = if self.weights.is_some() || excluded.contains(&true) {
+            let given = self.weights.as_deref();
+            let weight =
+                |(i, &e): (usize, &bool)| if e { 0.0 } else { given.map_or(1.0, |w| w[i]) };
+            AliasTable::from_weights(
+                &excluded
+                    .iter()
+                    .enumerate()
+                    .map(weight)
+                    .collect::<Vec<f64>>(),
+            )?
         } else {
             AliasTable::uniform(excluded.len() as u64)?
         };

@@ -1,7 +1,7 @@
 //! The interface every engine implements, and the checks they share.
 
 use npid_network::graph::{Network, NodeId};
-use npid_network::method::{Description, Head};
+use npid_network::method::Description;
 
 use crate::state::StateEntry;
 
@@ -150,14 +150,17 @@ pub trait Engine: Send {
     ///
     /// # Errors
     /// For arguments that don't fit; nothing has changed then.
+    ///
+    /// An NCE head's Z, like running statistics, moves here: see [`npid_network::method::Head`].
     fn gradient(
         &mut self,
         images: Images<'_>,
         objective: Objective<'_>,
     ) -> Result<Vec<Loss>, Error>;
 
-    /// One optimiser step over the accumulated gradients, which are cleared.
-    fn apply(&mut self, lr: f32);
+    /// One optimiser step over the accumulated gradients times `scale`; they are cleared. After n
+    /// micro-batches a scale of 1/n makes the step that of their mean.
+    fn apply(&mut self, lr: f32, scale: f32);
 
     /// Commits the pending features: v ← normalise((1-m)·v + m·f) for each row of the last NPID
     /// gradient. Every feature reads the old row; where a row occurs twice, the last one in batch
@@ -179,7 +182,7 @@ pub trait Engine: Send {
         lr: f32,
     ) -> Result<Vec<Loss>, Error> {
         let losses = self.gradient(images, objective)?;
-        self.apply(lr);
+        self.apply(lr, 1.0);
         if matches!(objective, Objective::Npid { .. }) {
             self.update_bank()?;
         }
@@ -256,7 +259,7 @@ pub fn check_objective(
             if let Some(bad) = rows.iter().find(|&&r| r >= n) {
                 return fail(format!("row {bad} of a bank of {n}"));
             }
-            if let Head::Contrastive { .. } = method.head {
+            if method.head.samples() {
                 match draws {
                     Draws::Sampled { occurrences, .. } if occurrences.len() != count => {
                         return fail(format!(

@@ -4,13 +4,16 @@
 //!   `backbone.bn1.running_mean`), in torchvision's layout;
 //! - `optimizer.momentum.NAME`: SGD's momentum of the parameter NAME;
 //! - `memory_bank.feature_bank`: the bank, N x D;
+//! - `head.log_z`: ln Z of the NCE head, one number; negative infinity before the first batch;
 //! - `gradient.NAME`: the accumulated gradient of the parameter NAME, which is never saved.
 
 use npid_network::graph::{Param, Statistic};
-use npid_network::method::Description;
+use npid_network::method::{Description, Head};
 
 /// Name of the bank.
 pub const BANK: &str = "memory_bank.feature_bank";
+/// Name of the NCE head's ln Z.
+pub const LOG_Z: &str = "head.log_z";
 /// What comes before a parameter's name in the name of its momentum.
 pub const MOMENTUM: &str = "optimizer.momentum.";
 /// What comes before a parameter's name in the name of its gradient.
@@ -27,6 +30,8 @@ pub enum StateKind {
     Momentum(usize),
     /// The memory bank.
     Bank,
+    /// The NCE head's ln Z.
+    LogZ,
     /// The accumulated gradient of a parameter; part of no checkpoint.
     Gradient(usize),
 }
@@ -89,6 +94,13 @@ pub fn entries(description: &Description) -> Vec<StateEntry> {
             shape: vec![method.memory_bank.length, method.memory_bank.feat_dim],
             kind: StateKind::Bank,
         });
+        if let Head::Nce { .. } = method.head {
+            all.push(StateEntry {
+                name: LOG_Z.to_string(),
+                shape: vec![1],
+                kind: StateKind::LogZ,
+            });
+        }
     }
     all.extend(trainable().map(|(i, p)| param(GRADIENT, p, StateKind::Gradient(i))));
     all

@@ -6,7 +6,7 @@ use npid_engine::reference::Reference;
 use npid_engine::{Description, Draws, Engine, Error, Images, Norm, Objective, Output, Sizes};
 use npid_network::graph::{Init, Network, NodeId};
 use npid_network::method::{Head, MemoryBank, Npid, Sgd};
-use npid_network::neck::{LinearNeck, embed};
+use npid_network::neck::{Neck, embed};
 
 const SIZES: Sizes = Sizes {
     batch: 4,
@@ -18,12 +18,7 @@ fn describe(build: impl Fn(&mut Network, NodeId) -> NodeId, norm: bool) -> Descr
     let mut network = Network::new();
     let x = network.input(&[0.5; 3], &[0.25; 3]).unwrap();
     let x = build(&mut network, x);
-    let neck = LinearNeck {
-        out_channels: 8,
-        with_avg_pool: true,
-        norm,
-    };
-    embed(&mut network, x, Some(&neck)).unwrap();
+    embed(&mut network, x, Some(&Neck::linear(8, norm))).unwrap();
     Description {
         network,
         method: Some(Npid {
@@ -36,10 +31,12 @@ fn describe(build: impl Fn(&mut Network, NodeId) -> NodeId, norm: bool) -> Descr
             neg_num: 1,
             ensure_neg: false,
         }),
+        neg_weights: None,
         optimizer: Sgd {
             momentum: 0.9,
             nesterov: false,
             weight_decay: 0.0,
+            lars: None,
         },
         seed: 3,
     }

@@ -9,8 +9,8 @@ use npid_engine::state::BANK;
 use npid_engine::{Description, Draws, Engine, Objective, Sizes};
 use npid_network::graph::Network;
 use npid_network::method::{Head, MemoryBank, Npid, Sgd};
-use npid_network::neck::{LinearNeck, embed};
-use npid_network::resnet::{InitCfg, ResNet, Stem};
+use npid_network::neck::{Neck, embed};
+use npid_network::resnet::{ResNet, Stem};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -75,23 +75,14 @@ fn describe(about: &Value, case: &Value) -> (Description, Sizes) {
     let x = net
         .input(&floats(&about["mean"]), &floats(&about["std"]))
         .unwrap();
-    let resnet = ResNet {
-        depth: int(&case["depth"]),
-        stem: if case["stem"] == "cifar" {
-            Stem::Cifar
-        } else {
-            Stem::ImageNet
-        },
-        base_channels: int(&case["base"]),
-        out_indices: vec![4],
-        init: InitCfg::PyTorch,
+    let stem = if case["stem"] == "cifar" {
+        Stem::Cifar
+    } else {
+        Stem::ImageNet
     };
+    let resnet = ResNet::new(int(&case["depth"]), stem, int(&case["base"]));
     let x = resnet.build(&mut net, x, "backbone.").unwrap();
-    let neck = LinearNeck {
-        out_channels: int(&case["dim"]),
-        with_avg_pool: true,
-        norm: case["norm"].as_bool().unwrap(),
-    };
+    let neck = Neck::linear(int(&case["dim"]), case["norm"].as_bool().unwrap());
     embed(&mut net, x, Some(&neck)).unwrap();
     let temperature = float(&case["tau"]);
     let softmax = case["head"] == "softmax";
@@ -112,10 +103,12 @@ fn describe(about: &Value, case: &Value) -> (Description, Sizes) {
     let description = Description {
         network: net,
         method: Some(method),
+        neg_weights: None,
         optimizer: Sgd {
             momentum: float(&about["momentum"]),
             nesterov: false,
             weight_decay: float(&about["weight_decay"]),
+            lars: None,
         },
         seed: 0,
     };
@@ -174,7 +167,7 @@ fn follows_pytorch(make: common::Make<'_>) {
             if step == 0 {
                 first_gradients(&golden, name, engine.as_ref());
             }
-            engine.apply(lr);
+            engine.apply(lr, 1.0);
             engine.update_bank().unwrap();
         }
         let bank = golden.floats(&of("bank"));

@@ -8,6 +8,11 @@ use npid_engine::{Description, Engine, Sizes};
 use npid_network::graph::{Init, Param};
 use npid_network::method::Sgd;
 
+const STEP: sgd::Step = sgd::Step {
+    lr: 0.1,
+    scale: 1.0,
+};
+
 fn single(description: &Description, sizes: Sizes) -> Box<dyn Engine> {
     Box::new(Reference::<f32>::compile(description, sizes).unwrap())
 }
@@ -61,17 +66,19 @@ fn sgd_is_pytorchs_with_the_factors_of_a_parameter() {
         trainable: true,
         lr_mult: 0.5,
         decay_mult: 2.0,
+        lars_exclude: false,
     };
     for (look_ahead, want) in [(false, plain), (true, nesterov)] {
         let optimizer = Sgd {
             momentum: 0.9,
             nesterov: look_ahead,
             weight_decay: 0.01,
+            lars: None,
         };
         let (mut w, mut u) = ([1.0, -2.0], [0.0, 0.0]);
         let gradients = [[0.5, 1.0], [-1.0, 0.25], [0.0, 0.0]];
         for (gradient, want) in gradients.iter().zip(want) {
-            sgd::step(&optimizer, &param, 0.1, &mut w, gradient, Some(&mut u));
+            sgd::step(&optimizer, &param, STEP, &mut w, gradient, Some(&mut u));
             // The settings are f32, PyTorch's f64.
             assert_close("w", &w, &want, 1e-7, 0.0);
         }
@@ -80,8 +87,9 @@ fn sgd_is_pytorchs_with_the_factors_of_a_parameter() {
         momentum: 0.0,
         nesterov: false,
         weight_decay: 0.01,
+        lars: None,
     };
     let mut w = [1.0, -2.0];
-    sgd::step(&optimizer, &param, 0.1, &mut w, &[0.5, 1.0], None);
+    sgd::step(&optimizer, &param, STEP, &mut w, &[0.5, 1.0], None);
     assert_close("without momentum", &w, &plain[0], 1e-7, 0.0);
 }

@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let draws = Draws::Sampled { epoch, occurrences };
             let losses =
                 engine.gradient(Images { pixels, count }, Objective::Npid { rows, draws })?;
-            engine.apply(0.03); // the learning rate
+            engine.apply(0.03, 1.0); // the learning rate, and what gradients are multiplied by
             engine.update_bank()?;
             total += f64::from(losses[0].value) * count as f64;
         }

@@ -48,6 +48,8 @@ pub struct Param {
     pub lr_mult: f32,
     /// Factor on the weight decay.
     pub decay_mult: f32,
+    /// Whether LARS leaves its learning rate alone ([`crate::method::Lars`]).
+    pub lars_exclude: bool,
 }
 
 impl Param {
@@ -108,6 +110,10 @@ pub struct BatchNorm {
     pub eps: f32,
     /// Weight of the new batch in the running statistics.
     pub momentum: f32,
+    /// Whether it normalises by the running statistics in training too, and never moves them
+    /// (PyTorch's `eval()` of one layer; MMSelfSup's `frozen_stages` and `norm_eval`). γ and β
+    /// learn if they are trainable.
+    pub frozen: bool,
 }
 
 /// A square pooling window.
@@ -250,6 +256,26 @@ impl Network {
         self.params.iter().map(Param::len).sum()
     }
 
+    /// For each parameter whether it is a batch norm's scale or shift.
+    pub fn norm_params(&self) -> Vec<bool> {
+        let mut norm = vec![false; self.params.len()];
+        for node in &self.nodes {
+            if let Op::BatchNorm(bn) = &node.op {
+                (bn.weight.iter().chain(&bn.bias)).for_each(|p| norm[p.0] = true);
+            }
+        }
+        norm
+    }
+
+    /// Lets the batch norms among `nodes` normalise by their running statistics in training too.
+    pub fn freeze_norms(&mut self, nodes: std::ops::Range<usize>) {
+        for node in &mut self.nodes[nodes] {
+            if let Op::BatchNorm(bn) = &mut node.op {
+                bn.frozen = true;
+            }
+        }
+    }
+
     /// Channels of the embedding, 0 without one.
     pub fn feat_dim(&self) -> usize {
         self.embedding.map_or(0, |id| self.node(id).channels)
@@ -279,6 +305,7 @@ impl Network {
             trainable: true,
             lr_mult: 1.0,
             decay_mult: 1.0,
+            lars_exclude: false,
         });
         ParamId(self.params.len() - 1)
     }
@@ -372,6 +399,7 @@ impl Network {
             var: self.push_stat(format!("{name}.running_var"), c, 1.0),
             eps: 1e-5,
             momentum: 0.1,
+            frozen: false,
         };
         self.push(name, Op::BatchNorm(norm), &[x], c)
     }

@@ -21,19 +21,35 @@ pub enum Head {
         /// τ, above 0.
         temperature: f32,
     },
+    /// Noise-contrastive estimation (Wu et al., equations 4 to 7; lemniscate's `NCEAverage` and
+    /// `NCECriterion`). With x = s/τ - ln Z - ln(K/N), the positive's h = σ(x) should be 1 and
+    /// each negative's 0: loss = -ln h(v_i) - Σ_k ln(1 - h(v_k)) + λ‖f - v_i‖².
+    Nce {
+        /// τ, above 0.
+        temperature: f32,
+        /// Weight of a batch's estimate of Z in its running mean, 0 to 1. Z is first estimated
+        /// from the first batch: N times the mean of exp(s/τ) over its positives and negatives. At
+        /// 0 it is kept from then on (paper, lemniscate); otherwise each batch, after its
+        /// gradient, moves it: Z ← (1-r)·Z + r·Z_batch.
+        z_momentum: f32,
+        /// λ, at least 0: the weight of the proximal term (paper, equations 9 and 10), 0 for none.
+        proximal: f32,
+    },
 }
 
 impl Head {
     /// τ.
     pub fn temperature(&self) -> f32 {
         match *self {
-            Head::Contrastive { temperature } | Head::Softmax { temperature } => temperature,
+            Head::Contrastive { temperature }
+            | Head::Softmax { temperature }
+            | Head::Nce { temperature, .. } => temperature,
         }
     }
 
     /// Whether it compares with sampled negatives rather than with every row.
     pub fn samples(&self) -> bool {
-        matches!(self, Head::Contrastive { .. })
+        !matches!(self, Head::Softmax { .. })
     }
 }
 
@@ -55,7 +71,7 @@ pub struct Npid {
     pub head: Head,
     /// The rows compared with.
     pub memory_bank: MemoryBank,
-    /// K, negatives per image; unused by exact softmax.
+    /// K, negatives per image; unused by the exact softmax.
     pub neg_num: usize,
     /// Whether a negative that hits the image's own row is drawn again.
     pub ensure_neg: bool,
@@ -72,6 +88,23 @@ impl Npid {
         if !tau.is_finite() || tau <= 0.0 {
             return fail(format!("head.temperature is {tau}; it must be above 0"));
         }
+        if let Head::Nce {
+            z_momentum,
+            proximal,
+            ..
+        } = self.head
+        {
+            if !(0.0..=1.0).contains(&z_momentum) {
+                return fail(format!(
+                    "head.z_momentum is {z_momentum}; it must be 0 to 1"
+                ));
+            }
+            if !proximal.is_finite() || proximal < 0.0 {
+                return fail(format!(
+                    "head.proximal is {proximal}; it must be at least 0"
+                ));
+            }
+        }
         let m = self.memory_bank.momentum;
         if !(0.0..=1.0).contains(&m) {
             return fail(format!("memory_bank.momentum is {m}; it must be 0 to 1"));
@@ -81,7 +114,7 @@ impl Npid {
         }
         if self.head.samples() {
             if self.neg_num == 0 {
-                return fail("neg_num is 0; a contrastive head needs at least 1 negative".into());
+                return fail("neg_num is 0; this head needs at least 1 negative".into());
             }
             if u32::try_from(self.neg_num).is_err() {
                 return fail(format!(
@@ -98,16 +131,22 @@ impl Npid {
         Ok(())
     }
 
-    /// The loss of features that know nothing: ln(K+1) or ln N.
+    /// The loss of features that know nothing, whose similarity to every row is the same: ln(K+1)
+    /// (contrastive), ln N (softmax), ln(K+1) + K·ln(1+1/K) + 2λ (NCE: then Z is N·exp(s/τ), so
+    /// that h is 1/(K+1) for all rows; and unit vectors at right angles are √2 apart).
     pub fn chance_loss(&self) -> f64 {
         self.chance_loss_among(self.memory_bank.length)
     }
 
-    /// The same where only `rows` of the N rows are not excluded: ln(K+1) or ln `rows`, 0 for none.
+    /// The same where only `rows` of the N rows are not excluded, 0 for none.
     pub fn chance_loss_among(&self, rows: usize) -> f64 {
         match self.head {
             Head::Contrastive { .. } => ((self.neg_num + 1) as f64).ln(),
             Head::Softmax { .. } => (rows.max(1) as f64).ln(),
+            Head::Nce { proximal, .. } => {
+                let k = self.neg_num as f64;
+                (k + 1.0).ln() + k * (1.0 / k).ln_1p() + 2.0 * f64::from(proximal)
+            }
         }
     }
 }
@@ -174,6 +213,19 @@ impl Negatives<'_> {
     }
 }
 
+/// Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, algorithm 1; MMSelfSup's `LARS`).
+///
+/// A parameter's learning rate is multiplied by η·‖w‖ / (‖g‖ + wd·‖w‖ + ε), g before the decay is
+/// added; by 1 if either norm is 0 or the parameter is excluded. Unlike plain SGD's, the momentum
+/// then holds steps rather than gradients: u ← μ·u + lr·(g + wd·w), w ← w - u.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lars {
+    /// η, above 0.
+    pub eta: f32,
+    /// ε.
+    pub eps: f32,
+}
+
 /// Stochastic gradient descent as in `torch.optim.SGD`:
 /// g ← g + wd·w; u ← μ·u + g (u = g in the first step); w ← w - lr·(g + μ·u if Nesterov, else u).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -184,6 +236,8 @@ pub struct Sgd {
     pub nesterov: bool,
     /// wd, times each parameter's own factor.
     pub weight_decay: f32,
+    /// Layer-wise learning rates.
+    pub lars: Option<Lars>,
 }
 
 /// All an engine needs to know to compile its programs.
@@ -193,6 +247,9 @@ pub struct Description {
     pub network: Network,
     /// The method; without it only cross entropy and given gradients can be trained.
     pub method: Option<Npid>,
+    /// What row is drawn how often as a negative: N numbers of at least 0; `None`: all alike. They
+    /// say where negatives come from and nothing else: no head corrects for them.
+    pub neg_weights: Option<std::sync::Arc<[f64]>>,
     /// The optimiser.
     pub optimizer: Sgd,
     /// Seed of the initial weights and of the negatives.
@@ -210,6 +267,15 @@ impl Description {
             return Ok(());
         };
         method.check()?;
+        if let Some(weights) = &self.neg_weights
+            && weights.len() != method.memory_bank.length
+        {
+            return Err(Error::Method(format!(
+                "{} weights of negatives for {} images",
+                weights.len(),
+                method.memory_bank.length
+            )));
+        }
         let dim = self.network.feat_dim();
         if dim != method.memory_bank.feat_dim {
             return Err(Error::Method(format!(

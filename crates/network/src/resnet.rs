@@ -1,7 +1,7 @@
 //! ResNet-18/34/50/101/152 (He et al. 2016), with torchvision's parameter names.
 
 use crate::Error;
-use crate::graph::{Init, Network, NodeId, Window};
+use crate::graph::{Init, Network, NodeId, Op, Window};
 
 /// Far beyond any use; keeps the number of weights countable.
 const MOST_CHANNELS: usize = 65_536;
@@ -25,6 +25,16 @@ pub enum InitCfg {
     PyTorch,
 }
 
+/// Which convolution of a bottleneck has the stride.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Style {
+    /// The 3x3 one (torchvision).
+    #[default]
+    PyTorch,
+    /// The first 1x1 one (He et al. 2016, and Caffe's weights).
+    Caffe,
+}
+
 /// A ResNet backbone, with MMSelfSup's names of the settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResNet {
@@ -32,16 +42,46 @@ pub struct ResNet {
     pub depth: usize,
     /// The first layers.
     pub stem: Stem,
-    /// Channels of the stem and of the first stage (64 in the paper).
+    /// Channels of the stem; `None`: as many as `base_channels`. If the first stage's output has
+    /// another number, its first block gets a 1x1 convolution in the shortcut.
+    pub stem_channels: Option<usize>,
+    /// Channels of the first stage's 3x3 convolutions (64 in the paper).
     pub base_channels: usize,
     /// Stages that [`Network::stages`] names: 0 is the stem after its ReLU and before its pool,
     /// 1 to 4 are the four stages.
     pub out_indices: Vec<usize>,
     /// How convolutions start.
     pub init: InitCfg,
+    /// Where a bottleneck's stride sits; blocks of two convolutions have it on the first.
+    pub style: Style,
+    /// Parameters up to this stage don't learn, and its batch norms keep their running statistics
+    /// and use them in training: 0 the stem alone, 1 to 4 the stages up to it; `None`: all learn.
+    pub frozen_stages: Option<usize>,
+    /// Whether every batch norm of the backbone keeps and uses its running statistics in training;
+    /// scales and shifts still learn.
+    pub norm_eval: bool,
+    /// Whether the last batch norm of each block starts at scale 0, so that blocks start as the
+    /// identity (Goyal et al. 2017, section 5.1).
+    pub zero_init_residual: bool,
 }
 
 impl ResNet {
+    /// A ResNet as torchvision builds it, but for the stem and the width.
+    pub fn new(depth: usize, stem: Stem, base_channels: usize) -> Self {
+        ResNet {
+            depth,
+            stem,
+            stem_channels: None,
+            base_channels,
+            out_indices: vec![4],
+            init: InitCfg::Kaiming,
+            style: Style::PyTorch,
+            frozen_stages: None,
+            norm_eval: false,
+            zero_init_residual: false,
+        }
+    }
+
     /// Depths that exist.
     pub const DEPTHS: [usize; 5] = [18, 34, 50, 101, 152];
 
@@ -66,13 +106,23 @@ impl ResNet {
     /// Parameter names start with `prefix` (for example `backbone.`).
     ///
     /// # Errors
-    /// For an unknown depth, no channels, or an out index above 4.
+    /// For an unknown depth, no channels, or a stage above 4.
     pub fn build(&self, net: &mut Network, x: NodeId, prefix: &str) -> Result<NodeId, Error> {
         let (bottleneck, blocks) = self.blocks()?;
-        if !(1..=MOST_CHANNELS).contains(&self.base_channels) {
+        let stem = self.stem_channels.unwrap_or(self.base_channels);
+        for (key, channels) in [
+            ("base_channels", self.base_channels),
+            ("stem_channels", stem),
+        ] {
+            if !(1..=MOST_CHANNELS).contains(&channels) {
+                return Err(Error::Network(format!(
+                    "{key} is {channels}; it must be 1 to {MOST_CHANNELS}"
+                )));
+            }
+        }
+        if let Some(bad) = self.frozen_stages.filter(|&i| i > 4) {
             return Err(Error::Network(format!(
-                "base_channels is {}; it must be 1 to {MOST_CHANNELS}",
-                self.base_channels
+                "frozen_stages is {bad}; a ResNet has stages 0 (the stem) to 4"
             )));
         }
         if let Some(bad) = self.out_indices.iter().find(|&&i| i > 4) {
@@ -81,15 +131,19 @@ impl ResNet {
             )));
         }
         let mut stages = Vec::new();
+        let (first_node, first_param) = (net.nodes.len(), net.params.len());
+        // Behind each stage: how many nodes and parameters there are.
+        let mut ends = Vec::new();
         let w = self.base_channels;
         let conv = format!("{prefix}conv1");
         let x = match self.stem {
-            Stem::Cifar => self.conv(net, &conv, x, w, 3, 1)?,
-            Stem::ImageNet => self.conv(net, &conv, x, w, 7, 2)?,
+            Stem::Cifar => self.conv(net, &conv, x, stem, 3, 1)?,
+            Stem::ImageNet => self.conv(net, &conv, x, stem, 7, 2)?,
         };
         let x = net.batch_norm(&format!("{prefix}bn1"), x, true);
         let mut x = net.relu(&format!("{prefix}relu"), x);
         stages.push(x);
+        ends.push((net.nodes.len(), net.params.len()));
         if self.stem == Stem::ImageNet {
             let window = Window {
                 kernel: 3,
@@ -109,6 +163,15 @@ impl ResNet {
                 };
             }
             stages.push(x);
+            ends.push((net.nodes.len(), net.params.len()));
+        }
+        if let Some(stage) = self.frozen_stages {
+            let (nodes, params) = ends[stage];
+            net.freeze_norms(first_node..nodes);
+            (net.params[first_param..params].iter_mut()).for_each(|p| p.trainable = false);
+        }
+        if self.norm_eval {
+            net.freeze_norms(first_node..net.nodes.len());
         }
         net.stages = self.out_indices.iter().map(|&i| (i, stages[i])).collect();
         Ok(x)
@@ -128,6 +191,18 @@ impl ResNet {
             InitCfg::PyTorch => Init::UniformFanIn(net.node(x).channels * kernel * kernel),
         };
         net.conv2d(name, x, out, kernel, stride, kernel / 2, init)
+    }
+
+    /// The batch norm at the end of a block.
+    fn last_norm(&self, net: &mut Network, name: &str, x: NodeId) -> NodeId {
+        let y = net.batch_norm(name, x, true);
+        if self.zero_init_residual
+            && let Op::BatchNorm(bn) = &net.node(y).op
+            && let Some(weight) = bn.weight
+        {
+            net.params[weight.0].init = Init::Constant(0.0);
+        }
+        y
     }
 
     /// The shortcut: the identity, or a strided 1x1 convolution where the shape changes.
@@ -158,13 +233,12 @@ impl ResNet {
         let y = net.batch_norm(&format!("{name}.bn1"), y, true);
         let y = net.relu(&format!("{name}.relu1"), y);
         let y = self.conv(net, &format!("{name}.conv2"), y, planes, 3, 1)?;
-        let y = net.batch_norm(&format!("{name}.bn2"), y, true);
+        let y = self.last_norm(net, &format!("{name}.bn2"), y);
         let short = self.shortcut(net, name, x, planes, stride)?;
         let y = net.add(&format!("{name}.add"), y, short)?;
         Ok(net.relu(&format!("{name}.relu"), y))
     }
 
-    /// The stride sits on the 3x3 convolution (torchvision's and MMSelfSup's `pytorch` style).
     fn bottleneck(
         &self,
         net: &mut Network,
@@ -174,14 +248,18 @@ impl ResNet {
         stride: usize,
     ) -> Result<NodeId, Error> {
         let out = planes * 4;
-        let y = self.conv(net, &format!("{name}.conv1"), x, planes, 1, 1)?;
+        let (first, second) = match self.style {
+            Style::PyTorch => (1, stride),
+            Style::Caffe => (stride, 1),
+        };
+        let y = self.conv(net, &format!("{name}.conv1"), x, planes, 1, first)?;
         let y = net.batch_norm(&format!("{name}.bn1"), y, true);
         let y = net.relu(&format!("{name}.relu1"), y);
-        let y = self.conv(net, &format!("{name}.conv2"), y, planes, 3, stride)?;
+        let y = self.conv(net, &format!("{name}.conv2"), y, planes, 3, second)?;
         let y = net.batch_norm(&format!("{name}.bn2"), y, true);
         let y = net.relu(&format!("{name}.relu2"), y);
         let y = self.conv(net, &format!("{name}.conv3"), y, out, 1, 1)?;
-        let y = net.batch_norm(&format!("{name}.bn3"), y, true);
+        let y = self.last_norm(net, &format!("{name}.bn3"), y);
         let short = self.shortcut(net, name, x, out, stride)?;
         let y = net.add(&format!("{name}.add"), y, short)?;
         Ok(net.relu(&format!("{name}.relu"), y))
@@ -196,11 +274,8 @@ mod tests {
         let mut net = Network::new();
         let x = net.input(&[0.5; 3], &[0.25; 3]).unwrap();
         let resnet = ResNet {
-            depth,
-            stem,
-            base_channels: 64,
             out_indices: vec![0, 4],
-            init: InitCfg::Kaiming,
+            ..ResNet::new(depth, stem, 64)
         };
         resnet.build(&mut net, x, "").unwrap();
         net
@@ -258,17 +333,81 @@ mod tests {
     fn an_unknown_depth_names_the_known_ones() {
         let mut net = Network::new();
         let x = net.input(&[0.0], &[1.0]).unwrap();
-        let resnet = ResNet {
-            depth: 19,
-            stem: Stem::Cifar,
-            base_channels: 8,
-            out_indices: vec![4],
-            init: InitCfg::PyTorch,
-        };
+        let resnet = ResNet::new(19, Stem::Cifar, 8);
         let message = resnet.build(&mut net, x, "").unwrap_err().to_string();
         assert!(
             message.contains("19") && message.contains("152"),
             "{message}"
         );
+    }
+
+    fn with(change: impl Fn(&mut ResNet), depth: usize) -> Network {
+        let mut net = Network::new();
+        let x = net.input(&[0.5; 3], &[0.25; 3]).unwrap();
+        let mut resnet = ResNet::new(depth, Stem::ImageNet, 8);
+        change(&mut resnet);
+        resnet.build(&mut net, x, "").unwrap();
+        net
+    }
+
+    fn frozen_norms(net: &Network) -> usize {
+        let frozen = |n: &&crate::graph::Node| matches!(&n.op, Op::BatchNorm(b) if b.frozen);
+        net.nodes.iter().filter(frozen).count()
+    }
+
+    #[test]
+    fn frozen_stages_stop_where_they_say() {
+        let net = with(|r| r.frozen_stages = Some(0), 18);
+        let still: Vec<&str> = (net.params.iter())
+            .filter(|p| !p.trainable)
+            .map(|p| &p.name[..])
+            .collect();
+        assert_eq!(still, ["conv1.weight", "bn1.weight", "bn1.bias"]);
+        assert_eq!(frozen_norms(&net), 1);
+        let net = with(|r| r.frozen_stages = Some(2), 18);
+        for p in &net.params {
+            let learns = p.name.starts_with("layer3") || p.name.starts_with("layer4");
+            assert_eq!(p.trainable, learns, "{}", p.name);
+        }
+        assert_eq!(frozen_norms(&net), 1 + 4 + 5);
+        let net = with(|r| r.norm_eval = true, 18);
+        assert_eq!(frozen_norms(&net), 20);
+        assert!(net.params.iter().all(|p| p.trainable));
+    }
+
+    #[test]
+    fn caffe_style_strides_the_first_convolution() {
+        let stride = |net: &Network, name: &str| {
+            let node = net.nodes.iter().find(|n| n.name == name).unwrap();
+            let Op::Conv2d(conv) = &node.op else {
+                panic!("{name} is no convolution");
+            };
+            conv.stride
+        };
+        for (style, first, second) in [(Style::PyTorch, 1, 2), (Style::Caffe, 2, 1)] {
+            let net = with(|r| r.style = style, 50);
+            assert_eq!(stride(&net, "layer2.0.conv1"), first);
+            assert_eq!(stride(&net, "layer2.0.conv2"), second);
+            assert_eq!(stride(&net, "layer2.0.downsample.0"), 2);
+            assert_eq!(stride(&net, "layer1.0.conv1"), 1);
+        }
+    }
+
+    #[test]
+    fn a_stem_of_another_width_gets_a_shortcut_convolution() {
+        let net = with(|r| r.stem_channels = Some(12), 18);
+        assert_eq!(net.params[0].shape, [12, 3, 7, 7]);
+        let short = (net.params.iter()).find(|p| p.name == "layer1.0.downsample.0.weight");
+        assert_eq!(short.unwrap().shape, [8, 12, 1, 1]);
+    }
+
+    #[test]
+    fn zero_init_residual_is_the_last_norms_scale() {
+        let net = with(|r| r.zero_init_residual = true, 50);
+        for p in &net.params {
+            let zero = p.init == Init::Constant(0.0);
+            let expected = p.name.ends_with(".bias") || p.name.ends_with("bn3.weight");
+            assert_eq!(zero, expected, "{}", p.name);
+        }
     }
 }

@@ -6,7 +6,7 @@ use npid_engine::{Draws, Engine, Images, Norm, Objective, Output, Sizes};
 use npid_learn::Error;
 use npid_network::graph::Network;
 use npid_network::method::{Description, Head, MemoryBank, Npid, Sgd};
-use npid_network::neck::{self, LinearNeck};
+use npid_network::neck::{self, Neck};
 use npid_network::philox::{Purpose, Stream};
 use npid_network::resnet::{InitCfg, ResNet, Stem};
 use serde_json::json;
@@ -106,25 +106,18 @@ pub fn step(args: &Step) -> Result<(), Error> {
 fn describe(args: &Step) -> Result<Description, Error> {
     let mut network = Network::new();
     let x = network.input(&[0.5; 3], &[0.25; 3])?;
+    let stem = match args.stem {
+        StemArg::Cifar => Stem::Cifar,
+        StemArg::Imagenet => Stem::ImageNet,
+    };
     let resnet = ResNet {
-        depth: args.depth,
-        stem: match args.stem {
-            StemArg::Cifar => Stem::Cifar,
-            StemArg::Imagenet => Stem::ImageNet,
-        },
-        base_channels: args.width,
-        out_indices: vec![4],
         init: InitCfg::PyTorch,
+        ..ResNet::new(args.depth, stem, args.width)
     };
     let flag =
         |error: npid_network::Error| Error::input(format!("--width, --depth or --size: {error}"));
     let map = resnet.build(&mut network, x, "backbone.").map_err(flag)?;
-    let linear = LinearNeck {
-        out_channels: args.dim,
-        with_avg_pool: true,
-        norm: false,
-    };
-    neck::embed(&mut network, map, Some(&linear))?;
+    neck::embed(&mut network, map, Some(&Neck::linear(args.dim, false)))?;
     network.shapes(args.size, args.size).map_err(flag)?;
     let method = Npid {
         head: Head::Softmax { temperature: 0.1 },
@@ -139,10 +132,12 @@ fn describe(args: &Step) -> Result<Description, Error> {
     let description = Description {
         network,
         method: (!args.eval).then_some(method),
+        neg_weights: None,
         optimizer: Sgd {
             momentum: 0.9,
             nesterov: false,
             weight_decay: 5e-4,
+            lars: None,
         },
         seed: 0,
     };

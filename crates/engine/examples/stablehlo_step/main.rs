@@ -21,7 +21,7 @@ use npid_engine::reference::Reference;
 use npid_engine::{Description, Draws, Engine, Images, Objective, Sizes};
 use npid_network::graph::{Init, Network, Window};
 use npid_network::method::{Head, MemoryBank, Npid, Sgd};
-use npid_network::neck::{LinearNeck, embed};
+use npid_network::neck::{Neck, embed};
 use npid_network::philox::{Purpose, Stream};
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -45,12 +45,7 @@ fn description() -> Result<Description, npid_network::Error> {
     let y = net.batch_norm("backbone.bn2", y, true);
     let y = net.add("backbone.add", y, x)?;
     let y = net.relu("backbone.relu2", y);
-    let neck = LinearNeck {
-        out_channels: 6,
-        with_avg_pool: true,
-        norm: true,
-    };
-    embed(&mut net, y, Some(&neck))?;
+    embed(&mut net, y, Some(&Neck::linear(6, true)))?;
     Ok(Description {
         network: net,
         method: Some(Npid {
@@ -63,10 +58,12 @@ fn description() -> Result<Description, npid_network::Error> {
             neg_num: 0,
             ensure_neg: false,
         }),
+        neg_weights: None,
         optimizer: Sgd {
             momentum: 0.9,
             nesterov: false,
             weight_decay: 5e-4,
+            lars: None,
         },
         seed: 1,
     })

@@ -103,6 +103,7 @@ impl Cpu {
                 x: raw.unwrap_or_else(|| value(fused.x)),
                 dx: None,
                 accumulate: false,
+                frozen: norm.frozen,
                 pixels,
                 channels: shape.c,
             };

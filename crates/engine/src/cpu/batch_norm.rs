@@ -166,6 +166,8 @@ pub struct Backward {
     pub dx: Option<Ptr>,
     /// Whether it is added there.
     pub accumulate: bool,
+    /// Whether the statistics were running ones, constants to the gradient.
+    pub frozen: bool,
     /// Pixels of the batch.
     pub pixels: usize,
     /// C.
@@ -223,6 +225,9 @@ pub unsafe fn backward(
         // first, so that a single value has a gradient of exactly 0.
         let gain = f64::from(saved.gain[c]);
         a[c] = gain as f32;
+        if maps.frozen {
+            continue; // dx = gain·dz
+        }
         b[c] = (-gain * inv * dot / n) as f32;
         s[c] = (sum / n) as f32;
     }

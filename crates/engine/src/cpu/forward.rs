@@ -95,21 +95,24 @@ impl Cpu {
             relu: fused.relu,
             channels: shape.c,
         };
+        // Running statistics, the batch's own having no part: fused with the convolution where no
+        // backward pass will ask for what it wrote.
+        let frozen = fused.norm.is_some_and(|norm| norm.frozen);
+        let running = eval || frozen && !self.program.needs_gradient[out.0];
         let gamma_beta = |norm: &BatchNorm| {
             let of = |p: Option<ParamId>| p.map(|p| &self.parameters.values[p.0][..]);
             (of(norm.weight), of(norm.bias))
         };
 
-        if eval {
-            if let Some(norm) = &fused.norm {
-                statistics
-                    .mean
-                    .copy_from_slice(&self.parameters.statistics[norm.mean.0]);
-                statistics
-                    .var
-                    .copy_from_slice(&self.parameters.statistics[norm.var.0]);
-                let (gamma, beta) = gamma_beta(norm);
-                statistics.normalise(gamma, beta, norm.eps);
+        if let Some(norm) = fused.norm.as_ref().filter(|_| eval || frozen) {
+            let stored = &self.parameters.statistics;
+            statistics.mean.copy_from_slice(&stored[norm.mean.0]);
+            statistics.var.copy_from_slice(&stored[norm.var.0]);
+            let (gamma, beta) = gamma_beta(norm);
+            statistics.normalise(gamma, beta, norm.eps);
+        }
+        if running {
+            if fused.norm.is_some() {
                 if let Some(bias) = bias {
                     for (c, b) in bias.iter().enumerate() {
                         statistics.shift[c] += b * statistics.scale[c];
@@ -151,17 +154,17 @@ impl Cpu {
                     relu: false,
                     channels: shape.c,
                 }),
-                statistics: fused.norm.is_some().then_some(workspace),
+                statistics: (fused.norm.is_some() && !frozen).then_some(workspace),
             };
             // SAFETY: maps as laid out; the workspace holds the statistics of every block.
             unsafe { plan.forward(self.isa, count, x, packed, zeros, raw, after) };
-            if fused.norm.is_some() {
+            if fused.norm.is_some() && !frozen {
                 let blocks = plan.blocks(count).count();
                 // SAFETY: the forward pass has ended.
                 let all = unsafe { workspace.slice(blocks * 2 * shape.c) };
                 statistics.merge(all, |i| plan.block_pixels(count, i).len());
             }
-        } else if fused.norm.is_some() {
+        } else if fused.norm.is_some() && !frozen {
             // SAFETY: maps as laid out; the workspace is large enough.
             unsafe {
                 batch_norm::statistics(self.isa, x, pixels, shape.c, workspace, statistics);
@@ -170,7 +173,9 @@ impl Cpu {
         let from = if compiled.conv.is_some() { raw } else { x };
         if let Some(bn) = &fused.norm {
             let (gamma, beta) = gamma_beta(bn);
-            statistics.normalise_batch(gamma, beta, bn.eps);
+            if !frozen {
+                statistics.normalise_batch(gamma, beta, bn.eps);
+            }
             let affine = Affine {
                 scale: Some(&statistics.scale),
                 shift: Some(&statistics.shift),
@@ -178,7 +183,7 @@ impl Cpu {
             };
             // SAFETY: maps as laid out.
             unsafe { affine.apply_all(self.isa, from, y, pixels) };
-            if norm == Norm::Track {
+            if norm == Norm::Track && !frozen {
                 let mut mean = std::mem::take(&mut self.parameters.statistics[bn.mean.0]);
                 let var = &mut self.parameters.statistics[bn.var.0];
                 statistics.track(pixels, bn.momentum, &mut mean, var);

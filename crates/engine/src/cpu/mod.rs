@@ -7,6 +7,7 @@
 
 mod affine;
 mod backward;
+mod bank;
 mod batch_norm;
 mod conv2d;
 mod conv2d_weights;
@@ -34,7 +35,7 @@ use crate::{
 use batch_norm::Statistics;
 use conv2d::ConvPlan;
 use feature::InputTable;
-use heads::{Comparison, Partials};
+use heads::{Comparison, Drawn, Nce, Partials};
 use memory::Buffer;
 use npid_network::graph::{NodeId, Op, Shape};
 use parameters::Parameters;
@@ -123,6 +124,8 @@ struct Compiled {
 /// The memory bank and what the method needs beside it.
 struct Bank {
     rows: Vec<f32>,
+    /// The NCE head's ln Z.
+    log_z: f32,
     partials: Partials,
     pending_rows: Vec<u64>,
     pending_features: Vec<f32>,
@@ -301,15 +304,28 @@ impl Cpu {
                     excluded: self.candidates.any_excluded(),
                 };
                 let gradient = &mut bank.scratch[..len];
+                let partials = &mut bank.partials;
+                let drawn = self.candidates.sampler().map(|sampler| Drawn {
+                    sampler,
+                    draws,
+                    neg_num: method.neg_num,
+                });
+                let drawn = || drawn.expect("a head that samples has a sampler");
                 let value = match method.head {
-                    Head::Softmax { .. } => comparison.softmax(&mut bank.partials, gradient),
-                    Head::Contrastive { .. } => comparison.contrastive(
-                        (self.candidates.sampler()).expect("a head that samples has a sampler"),
-                        draws,
-                        method.neg_num,
-                        &mut bank.partials,
-                        gradient,
-                    ),
+                    Head::Softmax { .. } => comparison.softmax(partials, gradient),
+                    Head::Contrastive { .. } => comparison.contrastive(drawn(), partials, gradient),
+                    Head::Nce {
+                        z_momentum,
+                        proximal,
+                        ..
+                    } => {
+                        let nce = Nce {
+                            z_momentum,
+                            proximal,
+                        };
+                        let log_z = &mut bank.log_z;
+                        comparison.nce(nce, drawn(), log_z, partials, gradient)
+                    }
                 };
                 losses.push(Loss {
                     name: "loss".into(),
@@ -341,10 +357,13 @@ impl Bank {
         }
         let segments = match method.head {
             Head::Softmax { .. } => heads::row_segments(n).count(),
-            Head::Contrastive { .. } => heads::negative_segments(method.neg_num).count(),
+            Head::Contrastive { .. } | Head::Nce { .. } => {
+                heads::negative_segments(method.neg_num).count()
+            }
         };
         Bank {
             rows,
+            log_z: f32::NEG_INFINITY,
             partials: Partials::new(segments, batch, dim),
             pending_rows: Vec::with_capacity(batch),
             pending_features: Vec::with_capacity(batch * dim),
@@ -411,30 +430,30 @@ impl Engine for Cpu {
         Ok(self.run_backward(images.count, objective))
     }
 
-    fn apply(&mut self, lr: f32) {
+    fn apply(&mut self, lr: f32, scale: f32) {
         let (parameters, description) = (&mut self.parameters, &self.description);
         self.threads
-            .enter(|| parameters.apply(&description.network, description.optimizer, lr));
+            .enter(|| parameters.apply(&description.network, description.optimizer, lr, scale));
         self.packed_valid = false;
     }
 
     fn update_bank(&mut self) -> Result<(), Error> {
         let pending = self.bank.as_mut().filter(|b| !b.pending_rows.is_empty());
-        let (Some(bank), Some(method)) = (pending, &self.description.method) else {
+        let (Some(memory), Some(method)) = (pending, &self.description.method) else {
             return Err(Error::Argument(
                 "no features are pending: take an NPID gradient first".into(),
             ));
         };
-        let memory = method.memory_bank;
-        heads::update_bank(
-            &mut bank.rows,
-            memory.feat_dim,
-            memory.momentum,
-            &bank.pending_rows,
-            &bank.pending_features,
-            &mut bank.scratch,
+        let settings = method.memory_bank;
+        bank::update(
+            &mut memory.rows,
+            settings.feat_dim,
+            settings.momentum,
+            &memory.pending_rows,
+            &memory.pending_features,
+            &mut memory.scratch,
         );
-        bank.pending_rows.clear();
+        memory.pending_rows.clear();
         Ok(())
     }
 
@@ -454,6 +473,7 @@ impl Engine for Cpu {
             StateKind::Momentum(i) => p.outward(i, &p.momenta[i]),
             StateKind::Statistic(i) => p.statistics[i].clone(),
             StateKind::Bank => self.bank.as_ref().map_or(Vec::new(), |b| b.rows.clone()),
+            StateKind::LogZ => self.bank.iter().map(|b| b.log_z).collect(),
         })
     }
 
@@ -478,6 +498,11 @@ impl Engine for Cpu {
             StateKind::Bank => {
                 if let Some(bank) = &mut self.bank {
                     bank.rows.copy_from_slice(values);
+                }
+            }
+            StateKind::LogZ => {
+                if let Some(bank) = &mut self.bank {
+                    bank.log_z = values[0];
                 }
             }
         }

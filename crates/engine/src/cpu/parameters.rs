@@ -113,8 +113,8 @@ impl Parameters {
         ours
     }
 
-    /// One optimiser step over the accumulated gradients, which are cleared.
-    pub fn apply(&mut self, network: &Network, sgd: Sgd, lr: f32) {
+    /// One optimiser step over the accumulated gradients times `scale`; they are cleared.
+    pub fn apply(&mut self, network: &Network, sgd: Sgd, lr: f32, scale: f32) {
         for (i, param) in network.params.iter().enumerate() {
             if param.trainable {
                 step(
@@ -124,7 +124,9 @@ impl Parameters {
                         gradient: &mut self.gradients[i],
                         momentum: &mut self.momenta[i],
                         lr: lr * param.lr_mult,
+                        scale,
                         decay: sgd.weight_decay * param.decay_mult,
+                        lars_exclude: param.lars_exclude,
                     },
                 );
             }

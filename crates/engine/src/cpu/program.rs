@@ -333,27 +333,19 @@ fn fuse(network: &Network) -> Vec<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use npid_network::neck::{LinearNeck, embed};
-    use npid_network::resnet::{InitCfg, ResNet, Stem};
+    use npid_network::neck::{Neck, embed};
+    use npid_network::resnet::{ResNet, Stem};
 
     #[test]
     fn a_resnet_fuses_into_one_step_a_convolution() {
         let mut net = Network::new();
         let x = net.input(&[0.5; 3], &[0.5; 3]).unwrap();
         let resnet = ResNet {
-            depth: 18,
-            stem: Stem::ImageNet,
-            base_channels: 8,
             out_indices: vec![0, 2],
-            init: InitCfg::PyTorch,
+            ..ResNet::new(18, Stem::ImageNet, 8)
         };
         let x = resnet.build(&mut net, x, "").unwrap();
-        let neck = LinearNeck {
-            out_channels: 16,
-            with_avg_pool: true,
-            norm: true,
-        };
-        embed(&mut net, x, Some(&neck)).unwrap();
+        embed(&mut net, x, Some(&Neck::linear(16, true))).unwrap();
         let steps = fuse(&net);
         // Input, 20 convolutions, max pool, average pool, linear with its norm, L2 norm.
         assert_eq!(steps.len(), 1 + 20 + 1 + 1 + 1 + 1);

@@ -36,6 +36,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     /// a · b
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// a / b
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
     /// a · b + c, rounded once where the instruction set can.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// max(a, b); b if one of them is NaN.
@@ -76,6 +78,32 @@ pub trait Simd: Copy + 'static {
         lanes[..Self::LANES]
             .iter()
             .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    }
+
+    /// ln(1 + e) for e in 0..=1, within 4 units in the last place also where e is tiny.
+    ///
+    /// 2·artanh(u) with u = e / (2 + e) <= 1/3, by its Taylor series up to u^15, whose remainder is
+    /// below 2^-28 of the sum.
+    #[inline(always)]
+    unsafe fn ln_1p(e: Self::V) -> Self::V {
+        // SAFETY: as the caller's.
+        unsafe {
+            let u = Self::div(e, Self::add(e, Self::splat(2.0)));
+            let square = Self::mul(u, u);
+            let mut p = Self::splat(2.0 / 15.0);
+            for c in [
+                2.0 / 13.0,
+                2.0 / 11.0,
+                2.0 / 9.0,
+                2.0 / 7.0,
+                2.0 / 5.0,
+                2.0 / 3.0,
+                2.0,
+            ] {
+                p = Self::fma(p, square, Self::splat(c));
+            }
+            Self::mul(p, u)
+        }
     }
 
     /// e^x, within 2 units in the last place, for x clamped to -87..=88; NaN for NaN.
@@ -277,6 +305,10 @@ impl Simd for Portable {
         Self::zip(a, b, |x, y| x * y)
     }
     #[inline(always)]
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+        Self::zip(a, b, |x, y| x / y)
+    }
+    #[inline(always)]
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // Not `mul_add`: without the instruction that is a call into the C library.
         Self::zip(Self::zip(a, b, |x, y| x * y), c, |x, y| x + y)
@@ -380,6 +412,10 @@ mod x86 {
             unsafe { _mm256_mul_ps(a, b) }
         }
         #[inline(always)]
+        unsafe fn div(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_div_ps(a, b) }
+        }
+        #[inline(always)]
         unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
             unsafe { _mm256_fmadd_ps(a, b, c) }
         }
@@ -458,6 +494,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn mul(a: __m512, b: __m512) -> __m512 {
             unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_div_ps(a, b) }
         }
         #[inline(always)]
         unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {

@@ -12,7 +12,7 @@ pub struct Moments {
     pub mean: Vec<f64>,
     /// σ², C, divided by M.
     pub var: Vec<f64>,
-    /// M.
+    /// M; 0 for running moments, which no value of the batch has a part in.
     pub count: usize,
 }
 
@@ -37,7 +37,7 @@ impl Moments {
         Moments { mean, var, count }
     }
 
-    /// The running moments as they stand, for evaluation.
+    /// The running moments as they stand, for evaluation and frozen layers.
     pub fn running<T: Float>(mean: &[T], var: &[T]) -> Self {
         Moments {
             mean: mean.iter().map(|v| v.f64()).collect(),
@@ -97,7 +97,9 @@ pub fn forward<T: Float>(
 ///
 /// dβ = Σ dy, dγ = Σ dy·x̂, dx = γ·s·(dy - dβ/M - x̂·dγ/M).
 ///
-/// Returns dx, overwriting; ADDS to `dgamma` and `dbeta`. `moments` are those of `x`.
+/// Through running moments, which are constants, dx = γ·s·dy.
+///
+/// Returns dx, overwriting; ADDS to `dgamma` and `dbeta`. `moments` are those of the forward pass.
 pub fn backward<T: Float>(
     x: &[T],
     dy: &[T],
@@ -121,10 +123,13 @@ pub fn backward<T: Float>(
             into.iter_mut().zip(from).for_each(|(d, s)| *d += T::of(*s));
         }
     }
-    let count = moments.count as f64;
+    let share = match moments.count {
+        0 => 0.0,
+        count => 1.0 / count as f64,
+    };
     let one = |(j, g): (usize, &T)| {
         let c = j % channels;
-        let inner = g.f64() - sum[c] / count - hat(j) * sum_hat[c] / count;
+        let inner = g.f64() - sum[c] * share - hat(j) * sum_hat[c] * share;
         T::of(at(gamma, c, 1.0) * scale[c] * inner)
     };
     dy.iter().enumerate().map(one).collect()

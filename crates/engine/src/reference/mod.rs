@@ -50,6 +50,8 @@ pub struct Reference<T> {
     /// Empty where there is no gradient, and all of them without momentum.
     momentum: Vec<Vec<T>>,
     bank: Vec<T>,
+    /// The NCE head's ln Z.
+    log_z: [T; 1],
     /// For each row, whether it is never drawn or counted.
     candidates: Candidates,
     /// Rows and features that wait for `update_bank`.
@@ -95,6 +97,7 @@ impl<T: Float> Reference<T> {
                 .map(|p| zeros(p.trainable && with_momentum, p.len()))
                 .collect(),
             bank: Vec::new(),
+            log_z: [T::of(f64::NEG_INFINITY)],
             candidates: Candidates::new(description)?,
             pending: None,
             losses: Vec::new(),
@@ -121,6 +124,7 @@ impl<T: Float> Reference<T> {
             StateKind::Statistic(i) => &self.statistics[i],
             StateKind::Momentum(i) => &self.momentum[i],
             StateKind::Bank => &self.bank,
+            StateKind::LogZ => &self.log_z,
             StateKind::Gradient(i) => &self.gradients[i],
         })
     }
@@ -133,6 +137,7 @@ impl<T: Float> Reference<T> {
             StateKind::Statistic(i) => &mut self.statistics[i],
             StateKind::Momentum(i) => &mut self.momentum[i],
             StateKind::Bank => &mut self.bank,
+            StateKind::LogZ => &mut self.log_z,
             StateKind::Gradient(i) => &mut self.gradients[i],
         })
     }
@@ -148,28 +153,57 @@ impl<T: Float> Reference<T> {
         Ok(self.forward(images, norm, &all).values)
     }
 
-    /// The method's loss of the features `f`, whose gradient it returns, and the pending update.
-    fn method_loss(&self, f: &[T], rows: &[u64], draws: Draws<'_>) -> Option<npid::Loss<T>> {
-        let method = self.description.method?;
-        match method.head {
-            Head::Contrastive { temperature } => {
-                let negatives = match draws {
-                    Draws::Given(given) => given.to_vec(),
-                    Draws::Sampled { epoch, occurrences } => {
-                        let sampler = self.candidates.sampler()?;
-                        let of = |(&row, &occurrence)| {
-                            let negatives = sampler.of(epoch, row, occurrence);
-                            (0..method.neg_num as u32).map(move |k| negatives.get(k))
-                        };
-                        rows.iter().zip(occurrences).flat_map(of).collect()
-                    }
+    /// The negatives of a batch, B x K.
+    fn negatives(&self, rows: &[u64], draws: Draws<'_>) -> Option<Vec<u64>> {
+        let neg_num = self.description.method?.neg_num as u32;
+        Some(match draws {
+            Draws::Given(given) => given.to_vec(),
+            Draws::Sampled { epoch, occurrences } => {
+                let sampler = self.candidates.sampler()?;
+                let of = |(&row, &occurrence)| {
+                    let negatives = sampler.of(epoch, row, occurrence);
+                    (0..neg_num).map(move |k| negatives.get(k))
                 };
-                let bank = &self.bank;
+                rows.iter().zip(occurrences).flat_map(of).collect()
+            }
+        })
+    }
+
+    /// The method's loss of the features `f` with its gradient. An NCE head's Z moves.
+    fn method_loss(&mut self, f: &[T], rows: &[u64], draws: Draws<'_>) -> Option<npid::Loss<T>> {
+        let bank = &self.bank;
+        match self.description.method?.head {
+            Head::Softmax { temperature } => {
+                let excluded = self.candidates.excluded();
+                Some(npid::softmax(f, bank, rows, excluded, temperature))
+            }
+            Head::Contrastive { temperature } => {
+                let negatives = self.negatives(rows, draws)?;
                 Some(npid::contrastive(f, bank, rows, &negatives, temperature))
             }
-            Head::Softmax { temperature } => {
-                let (bank, excluded) = (&self.bank, self.candidates.excluded());
-                Some(npid::softmax(f, bank, rows, excluded, temperature))
+            Head::Nce {
+                temperature,
+                z_momentum,
+                proximal,
+            } => {
+                let negatives = self.negatives(rows, draws)?;
+                let estimate = || npid::estimate_log_z(f, bank, rows, &negatives, temperature);
+                let first = self.log_z[0].f64() == f64::NEG_INFINITY;
+                if first {
+                    self.log_z = [T::of(estimate())];
+                }
+                let log_z = self.log_z[0].f64();
+                let nce = npid::Nce {
+                    temperature,
+                    proximal,
+                    log_z,
+                };
+                let loss = npid::nce(f, bank, rows, &negatives, nce);
+                if !first && z_momentum > 0.0 {
+                    let r = f64::from(z_momentum);
+                    self.log_z = [T::of(npid::running_log_z(log_z, estimate(), r))];
+                }
+                Some(loss)
             }
         }
     }
@@ -273,7 +307,7 @@ impl<T: Float> Engine for Reference<T> {
 
     /// Every trainable parameter moves, also one that no gradient has reached since the last call:
     /// its gradient counts as 0, so decay and momentum still act on it.
-    fn apply(&mut self, lr: f32) {
+    fn apply(&mut self, lr: f32, scale: f32) {
         for (i, param) in self.description.network.params.iter().enumerate() {
             if !param.trainable {
                 continue;
@@ -284,7 +318,7 @@ impl<T: Float> Engine for Reference<T> {
             sgd::step(
                 &self.description.optimizer,
                 param,
-                lr,
+                sgd::Step { lr, scale },
                 w,
                 gradient,
                 momentum,

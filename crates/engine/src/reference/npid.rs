@@ -1,8 +1,11 @@
-//! The two heads of NPID: a softmax over rows of the memory bank.
+//! The heads of NPID, which compare a feature with rows of the memory bank.
 //!
-//! With s_j = f·v_j / τ over a list of candidate rows j, one of which is the image's own row i:
+//! Two are a softmax: with s_j = f·v_j / τ over a list of candidate rows j, one of which is the
+//! image's own row i,
 //!
 //! loss = ln Σ_j exp(s_j) - s_i, dloss/df = (Σ_j p_j·v_j - v_i) / τ, p = softmax(s).
+//!
+//! [`nce`] asks of each candidate alone whether it is the own row or noise.
 //!
 //! Losses and gradients are means over the batch. The bank is a constant here.
 
@@ -84,4 +87,107 @@ fn over_batch<T: Float>(
         value: value / batch as f64,
         gradient,
     }
+}
+
+/// What [`nce`] is asked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Nce {
+    /// τ.
+    pub temperature: f32,
+    /// λ.
+    pub proximal: f32,
+    /// ln Z, as it stands.
+    pub log_z: f64,
+}
+
+/// Noise-contrastive estimation (Wu et al. 2018, equations 6, 7 and 10): with
+/// x_j = s_j - ln Z - ln(K/N) and h = 1 / (1 + exp(-x)),
+///
+/// loss = -ln h_i - Σ_k ln(1 - h_k) + λ‖f - v_i‖²,
+/// dloss/df = ((h_i - 1)·v_i + Σ_k h_k·v_k) / τ + 2λ(f - v_i).
+///
+/// `features` is B x D, `bank` N x D, `rows` B, `negatives` B x K.
+pub fn nce<T: Float>(
+    features: &[T],
+    bank: &[T],
+    rows: &[u64],
+    negatives: &[u64],
+    nce: Nce,
+) -> Loss<T> {
+    let (batch, tau) = (rows.len(), f64::from(nce.temperature));
+    let (dim, k) = (features.len() / batch, negatives.len() / batch);
+    let n = (bank.len() / dim) as f64;
+    let lambda = f64::from(nce.proximal);
+    let shift = nce.log_z + (k as f64 / n).ln();
+    let row = |j: u64| &bank[j as usize * dim..][..dim];
+    let mut value = 0.0;
+    let mut gradient = Vec::with_capacity(features.len());
+    for (i, f) in features.chunks_exact(dim).enumerate() {
+        let own = row(rows[i]);
+        let x = dot(f, own) / tau - shift;
+        value += softplus(-x);
+        let mut df: Vec<f64> = own.iter().map(|v| -sigmoid(-x) * v.f64() / tau).collect();
+        for &j in &negatives[i * k..][..k] {
+            let x = dot(f, row(j)) / tau - shift;
+            value += softplus(x);
+            for (d, v) in df.iter_mut().zip(row(j)) {
+                *d += sigmoid(x) * v.f64() / tau;
+            }
+        }
+        for ((d, f), v) in df.iter_mut().zip(f).zip(own) {
+            let apart = f.f64() - v.f64();
+            value += lambda * apart * apart;
+            *d += 2.0 * lambda * apart;
+        }
+        gradient.extend(df.iter().map(|d| T::of(d / batch as f64)));
+    }
+    Loss {
+        value: value / batch as f64,
+        gradient,
+    }
+}
+
+/// A batch's estimate of ln Z (Wu et al. 2018, equation 8; lemniscate's `NCEAverage`): N times the
+/// mean of exp(s) over its B positives and B·K negatives.
+pub fn estimate_log_z<T: Float>(
+    features: &[T],
+    bank: &[T],
+    rows: &[u64],
+    negatives: &[u64],
+    temperature: f32,
+) -> f64 {
+    let (batch, tau) = (rows.len(), f64::from(temperature));
+    let (dim, k) = (features.len() / batch, negatives.len() / batch);
+    let row = |j: u64| &bank[j as usize * dim..][..dim];
+    let of = |(i, f): (usize, _)| {
+        let candidates = [rows[i]]
+            .into_iter()
+            .chain(negatives[i * k..][..k].to_vec());
+        let logits = candidates.map(|j| dot(f, row(j)) / tau);
+        logits.collect::<Vec<f64>>()
+    };
+    let logits: Vec<f64> = features
+        .chunks_exact(dim)
+        .enumerate()
+        .flat_map(of)
+        .collect();
+    let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits.iter().map(|s| (s - top).exp()).sum();
+    let n = (bank.len() / dim) as f64;
+    n.ln() + top + (sum / logits.len() as f64).ln()
+}
+
+/// ln((1-r)·Z + r·Z_batch) from the logarithms of both.
+pub fn running_log_z(log_z: f64, batch: f64, r: f64) -> f64 {
+    let top = log_z.max(batch);
+    top + ((1.0 - r) * (log_z - top).exp() + r * (batch - top).exp()).ln()
+}
+
+/// ln(1 + e^x).
+fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+fn sigmoid(x: f64) -> f64 {
+    (-softplus(-x)).exp()
 }

@@ -97,16 +97,15 @@ impl<T: Float> Reference<T> {
             Op::BatchNorm(bn) => {
                 let bn = *bn;
                 let x = input(0);
-                let moments = match norm {
-                    Norm::Eval => batch_norm::Moments::running(
-                        &self.statistics[bn.mean.0],
-                        &self.statistics[bn.var.0],
-                    ),
-                    Norm::Batch | Norm::Track => batch_norm::Moments::of(x, shape.c),
+                let moments = if bn.frozen || norm == Norm::Eval {
+                    let (mean, var) = (&self.statistics[bn.mean.0], &self.statistics[bn.var.0]);
+                    batch_norm::Moments::running(mean, var)
+                } else {
+                    batch_norm::Moments::of(x, shape.c)
                 };
                 let (gamma, beta) = (self.optional(bn.weight), self.optional(bn.bias));
                 let y = batch_norm::forward(x, &moments, bn.eps, gamma, beta);
-                if norm == Norm::Track {
+                if norm == Norm::Track && !bn.frozen {
                     self.track(&bn, &moments);
                 }
                 (y, Saved::Moments(moments))

@@ -2,9 +2,9 @@
 
 use npid_engine::{Description, Sizes};
 use npid_network::graph::{Init, Network, Window};
-use npid_network::method::{Head, MemoryBank, Npid, Sgd};
-use npid_network::neck::{LinearNeck, embed};
-use npid_network::resnet::{InitCfg, ResNet, Stem};
+use npid_network::method::{Head, Lars, MemoryBank, Npid, Sgd};
+use npid_network::neck::{Layers, Neck, embed};
+use npid_network::resnet::{ResNet, Stem, Style};
 
 /// A description to compile, and the sizes to compile it for.
 #[derive(Clone, Debug)]
@@ -16,13 +16,18 @@ pub struct Case {
     pub base_channels: usize,
     pub in_channels: usize,
     pub out_indices: &'static [usize],
+    /// What else the ResNet has.
+    pub resnet: fn(&mut ResNet),
     /// (D, norm), or no neck at all.
     pub neck: Option<(usize, bool)>,
+    pub layers: Layers,
     /// τ of the head, exact (softmax) or not; no method without one.
     pub head: Option<Head>,
     pub neg_num: usize,
     pub rows: usize,
     pub ensure_neg: bool,
+    /// Whether some rows are drawn more often, and one never.
+    pub weighted: bool,
     pub bank_momentum: f32,
     /// Classes of each classifier, on the pooled last stage.
     pub classifiers: &'static [usize],
@@ -36,6 +41,7 @@ const SGD: Sgd = Sgd {
     momentum: 0.9,
     nesterov: false,
     weight_decay: 5e-4,
+    lars: None,
 };
 
 const BASE: Case = Case {
@@ -45,11 +51,14 @@ const BASE: Case = Case {
     base_channels: 3,
     in_channels: 3,
     out_indices: &[4],
+    resnet: |_| {},
     neck: Some((8, true)),
+    layers: Layers::Linear,
     head: Some(Head::Contrastive { temperature: 0.2 }),
     neg_num: 6,
     rows: 11,
     ensure_neg: true,
+    weighted: false,
     bank_momentum: 0.5,
     classifiers: &[],
     frozen: None,
@@ -141,6 +150,7 @@ pub fn all() -> Vec<Case> {
                 momentum: 0.0,
                 nesterov: false,
                 weight_decay: 0.0,
+                lars: None,
             },
             ..BASE
         },
@@ -200,6 +210,96 @@ pub fn all() -> Vec<Case> {
             sizes: sizes(5, 11, 29),
             ..BASE
         },
+        Case {
+            name: "r18-w6-nce",
+            base_channels: 6,
+            head: Some(Head::Nce {
+                temperature: 0.2,
+                z_momentum: 0.0,
+                proximal: 0.0,
+            }),
+            neg_num: 301,
+            rows: 23,
+            ..BASE
+        },
+        Case {
+            name: "r18-w5-nce-running-proximal",
+            base_channels: 5,
+            head: Some(Head::Nce {
+                temperature: 0.05,
+                z_momentum: 0.3,
+                proximal: 0.4,
+            }),
+            neck: Some((19, true)),
+            neg_num: 37,
+            rows: 50,
+            weighted: true,
+            ensure_neg: false,
+            ..BASE
+        },
+        Case {
+            name: "r18-w4-weighted-mocov2-neck",
+            base_channels: 4,
+            layers: Layers::MoCoV2 { hid_channels: 9 },
+            weighted: true,
+            rows: 40,
+            neg_num: 20,
+            ..BASE
+        },
+        Case {
+            name: "r50-w2-caffe-nonlinear-neck-lars",
+            depth: 50,
+            base_channels: 2,
+            resnet: |r| {
+                r.style = Style::Caffe;
+                r.stem_channels = Some(5);
+            },
+            layers: Layers::NonLinear {
+                hid_channels: 11,
+                num_layers: 3,
+                with_bias: true,
+                with_last_bn: true,
+                with_last_bn_affine: true,
+                with_last_bias: false,
+            },
+            neck: Some((6, false)),
+            head: SOFTMAX,
+            sgd: Sgd {
+                nesterov: true,
+                lars: Some(Lars {
+                    eta: 0.02,
+                    eps: 1e-8,
+                }),
+                ..SGD
+            },
+            ..BASE
+        },
+        Case {
+            name: "r18-w5-frozen-stages",
+            base_channels: 5,
+            resnet: |r| r.frozen_stages = Some(2),
+            sgd: Sgd {
+                momentum: 0.0,
+                lars: Some(Lars {
+                    eta: 0.02,
+                    eps: 1e-8,
+                }),
+                ..SGD
+            },
+            ..BASE
+        },
+        Case {
+            name: "r18-w7-norm-eval-frozen-stem",
+            base_channels: 7,
+            stem: Stem::ImageNet,
+            resnet: |r| {
+                r.norm_eval = true;
+                r.frozen_stages = Some(0);
+                r.zero_init_residual = true;
+            },
+            sizes: sizes(4, 40, 33),
+            ..BASE
+        },
     ]
 }
 
@@ -219,20 +319,15 @@ impl Case {
         let x = if self.depth == 0 {
             self.plain(&mut net, x)
         } else {
-            let resnet = ResNet {
-                depth: self.depth,
-                stem: self.stem,
-                base_channels: self.base_channels,
-                out_indices: self.out_indices.to_vec(),
-                init: InitCfg::Kaiming,
-            };
+            let mut resnet = ResNet::new(self.depth, self.stem, self.base_channels);
+            resnet.out_indices = self.out_indices.to_vec();
+            (self.resnet)(&mut resnet);
             resnet.build(&mut net, x, "backbone.").unwrap()
         };
         if self.neck.is_some() || self.head.is_some() {
-            let neck = self.neck.map(|(out_channels, norm)| LinearNeck {
-                out_channels,
-                with_avg_pool: true,
-                norm,
+            let neck = self.neck.map(|(out_channels, norm)| Neck {
+                layers: self.layers.clone(),
+                ..Neck::linear(out_channels, norm)
             });
             embed(&mut net, x, neck.as_ref()).unwrap();
         }
@@ -242,10 +337,11 @@ impl Case {
                 .unwrap();
         }
         for p in &mut net.params {
-            p.trainable = self.frozen.is_none_or(|f| !p.name.starts_with(f));
+            p.trainable &= self.frozen.is_none_or(|f| !p.name.starts_with(f));
             if p.name.starts_with("neck.") {
                 (p.lr_mult, p.decay_mult) = (0.5, 2.0);
             }
+            p.lars_exclude = p.name.contains(".bn1.");
         }
         let method = self.head.map(|head| Npid {
             head,
@@ -259,6 +355,8 @@ impl Case {
         });
         Description {
             network: net,
+            neg_weights: (self.weighted && method.is_some())
+                .then(|| (0..self.rows).map(|i| (i % 4) as f64 * 0.7).collect()),
             method,
             optimizer: self.sgd,
             seed: 5,

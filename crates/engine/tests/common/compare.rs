@@ -146,6 +146,7 @@ fn largest(values: &[f64]) -> f64 {
 
 /// Of [`Pair::apply`].
 const LR: f32 = 0.05;
+const SCALE: f32 = 0.5;
 
 struct Pair<'a> {
     case: &'a Case,
@@ -200,7 +201,9 @@ impl Pair<'_> {
             let got = self.engine.read(&entry.name).unwrap();
             let name = format!("{} x{count} {}, {when}", self.case.name, entry.name);
             let tol = match entry.kind {
-                StateKind::Statistic(_) | StateKind::Bank => self.tolerance.forward,
+                StateKind::Statistic(_) | StateKind::Bank | StateKind::LogZ => {
+                    self.tolerance.forward
+                }
                 _ => self.tolerance.backward,
             };
             let floor = match entry.kind {
@@ -233,8 +236,8 @@ impl Pair<'_> {
 
     fn apply(&mut self, count: usize) {
         let everywhere = self.largest_gradient();
-        self.truth.apply(LR);
-        self.engine.apply(LR);
+        self.truth.apply(LR, SCALE);
+        self.engine.apply(LR, SCALE);
         self.same_but("after apply", count, everywhere);
         // Back to the state that the batch was chosen for.
         for (name, values) in &self.start {

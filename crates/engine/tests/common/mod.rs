@@ -48,8 +48,8 @@ where
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
         let (g, w): (f64, f64) = (g.into(), w.into());
         let distance = (g - w).abs();
-        let excess = if distance == 0.0 {
-            0.0
+        let excess = if g == w {
+            0.0 // infinities too
         } else if distance.is_nan() {
             f64::INFINITY // NaN would pass every comparison below.
         } else {

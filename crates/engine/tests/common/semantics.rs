@@ -70,6 +70,7 @@ fn starts_as_described(make: Make<'_>) {
                 let initial = description.network.statistics[i].initial;
                 assert!(values.iter().all(|v| *v == initial), "{}", entry.name);
             }
+            StateKind::LogZ => assert_eq!(values, [f32::NEG_INFINITY]),
             StateKind::Bank => {
                 for (j, row) in values.chunks(8).enumerate() {
                     assert_eq!(row, npid_network::init::random_row(j as u64, 8, 5));
@@ -89,7 +90,7 @@ fn step_is_its_composition(make: Make<'_>) {
         for _ in 0..2 {
             let a = fused.step(images(&batch, 4), NPID, 0.1).unwrap();
             let b = parts.gradient(images(&batch, 4), NPID).unwrap();
-            parts.apply(0.1);
+            parts.apply(0.1, 1.0);
             parts.update_bank().unwrap();
             assert_eq!(a[0].name, "loss");
             assert_eq!(a[0].value.to_bits(), b[0].value.to_bits());
@@ -105,7 +106,7 @@ fn step_is_its_composition(make: Make<'_>) {
     };
     let a = fused.step(images(&batch, 4), objective, 0.1).unwrap();
     let b = parts.gradient(images(&batch, 4), objective).unwrap();
-    parts.apply(0.1);
+    parts.apply(0.1, 1.0);
     assert_eq!(a, b);
     assert_eq!(a[0].name, "head0.fc");
     assert_same_bits("step", fused.as_ref(), parts.as_ref());
@@ -130,7 +131,7 @@ fn gradients_accumulate_and_apply_clears_them(make: Make<'_>) {
         assert_close(name, &two, &want, 1e-6, 1e-4);
     }
     assert!(once.iter().flat_map(|g| &g.1).any(|g| g.abs() > 1e-3));
-    engine.apply(0.1);
+    engine.apply(0.1, 1.0);
     for (name, values) in gradients(engine.as_ref()) {
         assert!(values.iter().all(|g| *g == 0.0), "{name} is not cleared");
     }
@@ -477,6 +478,7 @@ fn a_single_value_has_no_variance(make: Make<'_>) {
         momentum: 0.0,
         nesterov: false,
         weight_decay: 0.0,
+        lars: None,
     };
     let sizes = Sizes {
         batch: 2,
@@ -516,7 +518,7 @@ fn frozen_parameters_stay(make: Make<'_>) {
         assert!(!name.contains("layer"), "{name}");
         assert_close(&name, &values, &free.read(&name).unwrap(), 1e-6, 1e-4);
     }
-    engine.apply(0.1);
+    engine.apply(0.1, 1.0);
     for (old, new) in before.iter().zip(bits(engine.as_ref())) {
         if old.0.starts_with("backbone.layer") && !old.0.contains("running") {
             assert!(old.1 == new.1, "{} moved", old.0);

@@ -22,10 +22,12 @@ pub fn describe(config: &Config, images: usize) -> Result<Description, Error> {
     let description = Description {
         network: network(&config)?,
         method: Some(npid(&config, images)),
+        neg_weights: None,
         optimizer: Sgd {
             momentum: config.optimizer.momentum as f32,
             nesterov: config.optimizer.nesterov,
             weight_decay: config.optimizer.weight_decay as f32,
+            lars: None,
         },
         seed: config.seed,
     };
@@ -39,16 +41,15 @@ fn network(config: &Config) -> Result<Network, Error> {
     let normalize = config.pipeline()?.normalize().clone();
     let backbone = &config.model.backbone;
     let resnet = ResNet {
-        depth: backbone.depth,
-        stem: backbone.stem(),
-        base_channels: backbone.base_channels,
         out_indices: backbone.out_indices.clone(),
         init: match backbone.init_cfg {
             InitCfg::Kaiming => Weights::Kaiming,
             InitCfg::PyTorch => Weights::PyTorch,
         },
+        ..ResNet::new(backbone.depth, backbone.stem(), backbone.base_channels)
     };
-    let linear = config.model.neck.as_ref().map(|neck| neck::LinearNeck {
+    let linear = config.model.neck.as_ref().map(|neck| neck::Neck {
+        layers: neck::Layers::Linear,
         out_channels: neck.out_channels,
         with_avg_pool: neck.with_avg_pool,
         norm: neck.norm,
