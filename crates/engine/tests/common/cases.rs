@@ -272,6 +272,8 @@ pub fn all() -> Vec<Case> {
                 }),
                 ..SGD
             },
+            sizes: sizes(9, 17, 13),
+            rows: 31,
             ..BASE
         },
         Case {

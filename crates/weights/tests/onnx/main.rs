@@ -7,9 +7,9 @@ use npid_engine::reference::Reference;
 use npid_engine::{Description, Engine, Images, Norm, Output, Sizes};
 use npid_network::graph::{Network, NodeId};
 use npid_network::method::Sgd;
-use npid_network::neck::{self, LinearNeck};
+use npid_network::neck::{self, Neck};
 use npid_network::philox::{Purpose, Stream};
-use npid_network::resnet::{InitCfg, ResNet, Stem};
+use npid_network::resnet::{ResNet, Stem};
 use npid_weights::onnx::proto::{Length, ModelProto};
 use npid_weights::onnx::{Error, Model};
 use prost::Message;
@@ -22,21 +22,17 @@ fn backbone(depth: usize, stem: Stem) -> (Network, NodeId) {
     let mut net = Network::new();
     let x = net.input(&MEAN, &STD).unwrap();
     let resnet = ResNet {
-        depth,
-        stem,
-        base_channels: 4,
         out_indices: vec![0, 1, 2, 3, 4],
-        init: InitCfg::Kaiming,
+        ..ResNet::new(depth, stem, 4)
     };
     let map = resnet.build(&mut net, x, "backbone.").unwrap();
     (net, map)
 }
 
-fn linear_neck(with_avg_pool: bool, norm: bool) -> LinearNeck {
-    LinearNeck {
-        out_channels: 6,
+fn linear_neck(with_avg_pool: bool, norm: bool) -> Neck {
+    Neck {
         with_avg_pool,
-        norm,
+        ..Neck::linear(6, norm)
     }
 }
 
@@ -46,10 +42,12 @@ fn engine(network: &Network, h: usize, w: usize) -> Reference<f32> {
     let description = Description {
         network: network.clone(),
         method: None,
+        neg_weights: None,
         optimizer: Sgd {
             momentum: 0.0,
             nesterov: false,
             weight_decay: 0.0,
+            lars: None,
         },
         seed: 3,
     };
