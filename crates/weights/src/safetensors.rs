@@ -2,12 +2,18 @@
 //!
 //! Source: the format's description in its repository, huggingface/safetensors.
 
-use std::io::{self, Write};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
 
 use ::safetensors::Dtype;
 use ::safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::Tensors;
+use crate::error::Error;
+use crate::pickle::{Graph, Node, StorageRef, TensorRef};
+use crate::pth::Place;
 
 /// Elements that are turned into bytes at once.
 const CHUNK: usize = 1 << 14;
@@ -55,4 +61,97 @@ pub fn write<W: Write>(mut out: W, tensors: &Tensors, metadata: &[(&str, &str)])
     }
     out.flush()?;
     Ok(out)
+}
+
+/// The largest header that is read: names and shapes of some hundred thousand tensors.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// A file's tensors as a dict, where each lies, and its texts.
+type Opened = (Graph, HashMap<String, Place>, HashMap<String, String>);
+
+/// Reads the header of a file of `length` bytes. Each tensor is a storage of its own, under its
+/// name.
+pub(crate) fn open(path: &Path, file: &mut File, length: u64) -> Result<Opened, Error> {
+    let io = |error| Error::io(path, error);
+    let mut size = [0; 8];
+    file.rewind().map_err(io)?;
+    file.read_exact(&mut size).map_err(io)?;
+    let size = u64::from_le_bytes(size);
+    let start = size.saturating_add(8);
+    if size > MAX_HEADER || start > length {
+        return Err(Error::broken(
+            path,
+            "not a safetensors file, or one cut short (its header would be longer than it is)",
+        ));
+    }
+    let mut header = vec![0; size as usize];
+    file.read_exact(&mut header).map_err(io)?;
+    let metadata: Metadata = serde_json::from_slice(&header)
+        .map_err(|error| Error::broken(path, format!("not a safetensors file ({error})")))?;
+    let end = start.saturating_add(metadata.data_len() as u64);
+    if end > length {
+        return Err(Error::broken(
+            path,
+            format!("it is cut short ({length} of {end} bytes); copy or download it again"),
+        ));
+    }
+    let mut graph = Graph::default();
+    let mut places = HashMap::new();
+    let mut items = Vec::new();
+    let mut add = |node| {
+        graph.nodes.push(node);
+        graph.nodes.len() as u32 - 1
+    };
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else {
+            continue;
+        };
+        let Some(dtype) = dtype(info.dtype) else {
+            // One that nothing asks for (another project's scales) does no harm.
+            continue;
+        };
+        let (from, to) = info.data_offsets;
+        let place = Place {
+            offset: start + from as u64,
+            size: (to - from) as u64,
+        };
+        places.insert(name.clone(), place);
+        let shape: Vec<u64> = info.shape.iter().map(|&n| n as u64).collect();
+        let mut strides = vec![1_u64; shape.len()];
+        for i in (1..shape.len()).rev() {
+            strides[i - 1] = strides[i].saturating_mul(shape[i].max(1));
+        }
+        let tensor = TensorRef {
+            storage: StorageRef {
+                key: name.clone(),
+                dtype,
+                len: place.size / dtype.size() as u64,
+                skip: 0,
+            },
+            offset: 0,
+            shape,
+            strides,
+        };
+        let key = add(Node::Text(name.into()));
+        items.push((key, add(Node::Tensor(Box::new(tensor)))));
+    }
+    graph.root = add(Node::Dict(items));
+    let texts = metadata.metadata().clone().unwrap_or_default();
+    Ok((graph, places, texts.into_iter().collect()))
+}
+
+fn dtype(dtype: Dtype) -> Option<crate::Dtype> {
+    Some(match dtype {
+        Dtype::F64 => crate::Dtype::F64,
+        Dtype::F32 => crate::Dtype::F32,
+        Dtype::F16 => crate::Dtype::F16,
+        Dtype::BF16 => crate::Dtype::Bf16,
+        Dtype::I64 => crate::Dtype::I64,
+        Dtype::I32 => crate::Dtype::I32,
+        Dtype::I16 => crate::Dtype::I16,
+        Dtype::I8 => crate::Dtype::I8,
+        Dtype::U8 => crate::Dtype::U8,
+        Dtype::BOOL => crate::Dtype::Bool,
+        _ => return None,
+    })
 }
