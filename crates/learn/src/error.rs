@@ -44,6 +44,13 @@ impl From<npid_data::source::Error> for Error {
     }
 }
 
+/// A file of weights that can't be used is the user's to replace.
+impl From<npid_weights::Error> for Error {
+    fn from(error: npid_weights::Error) -> Self {
+        Error::Input(error.to_string())
+    }
+}
+
 /// A network or method that can't be built comes from the configuration.
 impl From<npid_network::Error> for Error {
     fn from(error: npid_network::Error) -> Self {

@@ -11,6 +11,7 @@ mod images;
 pub mod knn;
 pub mod method;
 pub mod npy;
+mod pretrained;
 pub mod progress;
 pub mod recipes;
 pub mod run;

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use npid_data::augment::{self, Transform};
 use npid_network::resnet::{ResNet, Stem};
 
-use super::{BackboneType, Config, HeadType, Pipeline, Policy};
+use super::{BackboneType, Config, HeadType, InitCfg, Pipeline, Policy};
 use crate::Error;
 
 /// The most threads that pictures can be loaded on.
 pub const MAX_WORKERS: usize = 1024;
+
+/// The key of the file that pretrained weights come from.
+const CHECKPOINT: &str = "model.backbone.init_cfg.checkpoint";
 
 /// A key whose value can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +150,15 @@ impl Config {
             "3, because pictures are read as RGB",
         )?;
         at_least_one("model.backbone.base_channels", backbone.base_channels)?;
+        if let InitCfg::Pretrained { checkpoint, .. } = &backbone.init_cfg {
+            let text = checkpoint.to_string_lossy();
+            require(
+                !text.is_empty() && !text.contains("://"),
+                CHECKPOINT,
+                &text,
+                "the path of a file (nothing is downloaded: get the file first)",
+            )?;
+        }
         let stages = &backbone.out_indices;
         require(
             stages.iter().all(|&i| i <= 4) && stages.windows(2).all(|w| w[0] < w[1]),
@@ -267,6 +279,11 @@ impl Config {
                 "is true with a single picture, so there is no other row to draw; it must be false",
             )
             .into());
+        }
+        if let InitCfg::Pretrained { checkpoint, .. } = &mut config.model.backbone.init_cfg
+            && let Some(path) = absolute(Some(checkpoint), CHECKPOINT)?
+        {
+            *checkpoint = path;
         }
         config.data.path = absolute(self.data.path.as_deref(), "data.path")?;
         config.data.val = absolute(self.data.val.as_deref(), "data.val")?;

@@ -5,6 +5,7 @@
 //! [`Config::resolve`] fills in what depends on the number of images.
 
 mod check;
+mod init_cfg;
 pub mod load;
 mod parts;
 #[cfg(test)]
@@ -17,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 
 pub use check::{Invalid, MAX_WORKERS};
-pub use parts::{BackboneType, HeadType, InitCfg, Pipeline, Policy, Start};
+pub use init_cfg::InitCfg;
+pub use parts::{BackboneType, HeadType, Pipeline, Policy, Start};
 
 /// A whole configuration. Its TOML form is documented in `docs/formats.md`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

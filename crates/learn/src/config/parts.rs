@@ -3,8 +3,7 @@
 use std::fmt;
 
 use npid_data::augment::{PRESETS, Transform, preset};
-use serde::de::value::{MapAccessDeserializer, StrDeserializer};
-use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// `model.type`.
@@ -81,55 +80,6 @@ pub enum Policy {
     Step,
     /// Half a cosine from `lr` to `min_lr`.
     CosineAnnealing,
-}
-
-/// `model.backbone.init_cfg`: a name, or MMSelfSup's table with the name as `type`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub enum InitCfg {
-    /// Normal by fan-out, batch norm 1 and 0 (MMSelfSup's ResNet).
-    #[default]
-    Kaiming,
-    /// The defaults of PyTorch's layers.
-    PyTorch,
-}
-
-impl<'de> Deserialize<'de> for InitCfg {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        enum Name {
-            Kaiming,
-            PyTorch,
-        }
-
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Table {
-            r#type: Name,
-        }
-
-        struct NameOrTable;
-
-        impl<'de> Visitor<'de> for NameOrTable {
-            type Value = Name;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"Kaiming\", \"PyTorch\" or { type = \"...\" }")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Name, E> {
-                Name::deserialize(StrDeserializer::new(name))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Name, A::Error> {
-                Ok(Table::deserialize(MapAccessDeserializer::new(map))?.r#type)
-            }
-        }
-
-        Ok(match deserializer.deserialize_any(NameOrTable)? {
-            Name::Kaiming => InitCfg::Kaiming,
-            Name::PyTorch => InitCfg::PyTorch,
-        })
-    }
 }
 
 /// `data.pipeline`: the name of a preset, or a list of transforms in the order they are applied.

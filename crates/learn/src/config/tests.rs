@@ -141,6 +141,41 @@ fn settings_replace_values_of_any_type() {
 }
 
 #[test]
+fn pretrained_weights_need_a_file() {
+    let key = "model.backbone.init_cfg";
+    let set = |value: &str| format!("{key}={value}");
+    let sets = set("{ type = \"Pretrained\", checkpoint = \"r.pth\", prefix = \"backbone.\" }");
+    let config = load(&small(), &[sets]).unwrap();
+    let init = config.resolve(1000).unwrap().model.backbone.init_cfg;
+    let expected = InitCfg::Pretrained {
+        checkpoint: std::path::absolute("r.pth").unwrap(),
+        prefix: Some("backbone.".to_string()),
+    };
+    assert_eq!(init, expected);
+    // config.toml repeats it.
+    let text = config.to_toml().unwrap();
+    let again = Recipe { text, ..small() };
+    assert_eq!(load(&again, &[]).unwrap(), config);
+
+    says(&refused(&[&set("Pretrained")]), &[key, "checkpoint ="]);
+    let table = set("{ type = \"Pretrained\" }");
+    says(&refused(&[&table]), &["init_cfg.checkpoint", "is missing"]);
+    let table = set("{ type = \"Pretrained\", checkpoint = \"torchvision://resnet50\" }");
+    says(
+        &refused(&[&table]),
+        &[
+            "init_cfg.checkpoint",
+            "torchvision://resnet50",
+            "nothing is downloaded",
+        ],
+    );
+    let table = set("{ type = \"Pretrained\", checkpoint = \"a\", prefx = \"b\" }");
+    says(&refused(&[&table]), &["prefx", "prefix"]);
+    let table = set("{ type = \"Kaiming\", checkpoint = \"a\" }");
+    says(&refused(&[&table]), &["init_cfg", "checkpoint"]);
+}
+
+#[test]
 fn a_preset_takes_the_size_of_the_data() {
     let sets = ["data.pipeline=imagenet-npid", "data.size=64"].map(String::from);
     let config = load(&small(), &sets).unwrap();

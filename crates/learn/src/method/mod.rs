@@ -43,7 +43,8 @@ fn network(config: &Config) -> Result<Network, Error> {
     let resnet = ResNet {
         out_indices: backbone.out_indices.clone(),
         init: match backbone.init_cfg {
-            InitCfg::Kaiming => Weights::Kaiming,
+            // The file's weights are written over these: see `pretrained`.
+            InitCfg::Kaiming | InitCfg::Pretrained { .. } => Weights::Kaiming,
             InitCfg::PyTorch => Weights::PyTorch,
         },
         ..ResNet::new(backbone.depth, backbone.stem(), backbone.base_channels)

@@ -31,7 +31,7 @@ use crate::knn::{Measurement, Reading};
 use crate::progress::{KnnSubject, Progress, Started};
 use crate::run::{Line, Lock, Metrics, RunFolder};
 use crate::schedule::Schedule;
-use crate::{recipes, start};
+use crate::{pretrained, recipes, start};
 
 use timing::Timing;
 
@@ -101,12 +101,17 @@ where
     let collections = Collections::open(&config.data)?;
     check::anything_readable(&collections)?;
     let config = config.resolve(collections.train.len())?;
-    let engine = check::prepare(&config, &collections, options, make_engine)?;
+    let mut engine = check::prepare(&config, &collections, options, make_engine)?;
+    let pretrained = pretrained::load(engine.as_mut(), &config)?;
     if options.strict {
         check::all(&collections, &config, options)?;
     }
     let folder = RunFolder::create(out, &config.to_toml()?)?;
     let lock = folder.lock("--out", progress)?;
+    if let Some((report, note)) = pretrained {
+        progress.note(&note);
+        report.write(folder.path())?;
+    }
     let mut trainer = Trainer::new(
         config,
         collections,
@@ -171,6 +176,9 @@ where
         }
         None => {
             progress.note("the run was stopped before its first checkpoint; starting again");
+            if let Some((_, note)) = pretrained::load(engine.as_mut(), &config)? {
+                progress.note(&note);
+            }
             None
         }
     };
