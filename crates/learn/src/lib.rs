@@ -18,6 +18,7 @@ pub mod run;
 pub mod schedule;
 mod start;
 pub mod table;
+pub mod tensorboard;
 pub mod trainer;
 
 pub use config::Config;

@@ -308,11 +308,16 @@ impl Default for Evaluation {
 pub struct Log {
     /// Steps between lines of `metrics.jsonl`, at least 1.
     pub interval: u64,
+    /// Whether TensorBoard's event files are written too. Never changes a result.
+    pub tensorboard: bool,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { interval: 50 }
+        Log {
+            interval: 50,
+            tensorboard: true,
+        }
     }
 }
 

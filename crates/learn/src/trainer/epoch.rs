@@ -52,7 +52,7 @@ impl Trainer<'_> {
 
         self.cursor.epoch += 1;
         self.cursor.step_in_epoch = 0;
-        self.metrics.write(&Line::Epoch(&report))?;
+        self.write(&Line::Epoch(&report))?;
         self.progress.epoch(&report);
         let train = self.collections.train.clone();
         self.images.settle(&self.folder.images(), train.as_ref())?;
@@ -191,7 +191,7 @@ impl Trainer<'_> {
             wait_s,
             step_s,
         };
-        self.metrics.write(&Line::Step(&report))?;
+        self.write(&Line::Step(&report))?;
         self.progress.step(&report);
         Ok(())
     }
@@ -230,11 +230,10 @@ impl Trainer<'_> {
         })
     }
 
-    /// The collapse indicator; see [`EpochReport::spread`].
+    /// Embeds the sample for the collapse indicator (see [`EpochReport::spread`]), and for the
+    /// similarities that TensorBoard shows.
     fn spread(&mut self) -> Result<f64, Error> {
-        if self.sample.is_none() {
-            self.sample = Some(self.sample()?);
-        }
+        self.read_sample()?;
         let Some(sample) = &self.sample else {
             return Ok(0.0); // it was put there just now
         };
@@ -248,7 +247,35 @@ impl Trainer<'_> {
             (self.engine).features(images, Norm::Eval, &outputs, &mut features)?;
             all.extend_from_slice(&features[0]);
         }
-        Ok(spread(&all, self.config.feat_dim()))
+        let dim = self.config.feat_dim();
+        if let Some(events) = &mut self.events {
+            let bank = self.engine.read(npid_engine::state::BANK)?;
+            let (own, others) = similarities(&all, &bank, &sample.rows, dim);
+            events.similarities("similarity/own_row", self.cursor.step, &own)?;
+            events.similarities("similarity/other_rows", self.cursor.step, &others)?;
+        }
+        Ok(spread(&all, dim))
+    }
+
+    /// Shows what the network will see in TensorBoard: pictures of the sample beside their views.
+    pub(super) fn show_views(&mut self) -> Result<(), Error> {
+        if self.events.is_none() {
+            return Ok(());
+        }
+        self.read_sample()?;
+        let pipeline = self.config.pipeline()?;
+        if let (Some(events), Some(sample)) = (&mut self.events, &self.sample) {
+            let source = self.collections.train.as_ref();
+            events.views(source, &sample.rows, &pipeline, self.config.seed)?;
+        }
+        Ok(())
+    }
+
+    fn read_sample(&mut self) -> Result<(), Error> {
+        if self.sample.is_none() {
+            self.sample = Some(self.sample()?);
+        }
+        Ok(())
     }
 
     /// Reads the images of the collapse indicator: those at the head of a seeded order that can be
@@ -268,6 +295,20 @@ impl Trainer<'_> {
         }
         Ok(all)
     }
+}
+
+/// Inner products of features with rows of the bank, each of D numbers: of each image's with its
+/// own row, and with the other images' rows.
+fn similarities(features: &[f32], bank: &[f32], rows: &[u64], dim: usize) -> (Vec<f32>, Vec<f32>) {
+    let (mut own, mut others) = (Vec::new(), Vec::new());
+    for (feature, &image) in features.chunks_exact(dim).zip(rows) {
+        for &row in rows {
+            let v = &bank[row as usize * dim..][..dim];
+            let s = feature.iter().zip(v).map(|(a, b)| a * b).sum();
+            if row == image { &mut own } else { &mut others }.push(s);
+        }
+    }
+    (own, others)
 }
 
 /// Mean over the D coordinates of their standard deviation, times sqrt(D).
@@ -297,6 +338,13 @@ mod tests {
         assert!((spread(&around, 2) - 1.0).abs() < 1e-9);
         let line = [1.0f32, 0.0, -1.0, 0.0];
         assert!((spread(&line, 2) - 0.5f64.sqrt()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn similarities_know_an_image_s_own_row() {
+        let bank = [1.0f32, 0.0, 9.0, 9.0, 0.0, 1.0];
+        let (own, others) = similarities(&[0.6, 0.8, 1.0, 0.0], &bank, &[2, 0], 2);
+        assert_eq!((own, others), (vec![0.8, 1.0], vec![0.6, 0.0]));
     }
 
     #[test]

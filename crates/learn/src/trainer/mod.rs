@@ -31,6 +31,7 @@ use crate::knn::{Measurement, Reading};
 use crate::progress::{KnnSubject, Progress, Started};
 use crate::run::{Line, Lock, Metrics, RunFolder};
 use crate::schedule::Schedule;
+use crate::tensorboard::EventLog;
 use crate::{pretrained, recipes, start};
 
 use timing::Timing;
@@ -212,6 +213,7 @@ where
 fn fingerprint(config: &Config) -> Result<String, Error> {
     let mut config = config.clone();
     config.data.workers = 0;
+    config.log.tensorboard = true;
     // Pictures may be moved: `identity` sees to it that they are the same ones.
     config.data.path = None;
     Ok(ContentHash::of(config.to_toml()?.as_bytes()).to_string())
@@ -236,6 +238,8 @@ struct Trainer<'a> {
     /// Held as long as the run is in progress.
     _lock: Option<Lock>,
     metrics: Metrics,
+    /// Unless `log.tensorboard` is off or there is nothing left to do.
+    events: Option<EventLog>,
     images: ImageTable,
     schedule: Schedule,
     split: Option<KnnSplit>,
@@ -268,7 +272,12 @@ impl<'a> Trainer<'a> {
         timing: Timing,
     ) -> Result<Self, Error> {
         let images = collections.train.len();
-        let metrics = Metrics::open(&folder.metrics(), meta.as_ref().map(|meta| meta.cursor))?;
+        let cursor = meta.as_ref().map(|meta| meta.cursor);
+        let metrics = Metrics::open(&folder.metrics(), cursor)?;
+        let finished = cursor.is_some_and(|at| at.epoch >= config.runner.max_epochs);
+        let events = (config.log.tensorboard && !finished)
+            .then(|| EventLog::begin(folder.path(), &folder.metrics(), cursor))
+            .transpose()?;
         let (split, notes) = collections.knn_split(&config, config.evaluation.max_rows);
         let notes = [collections.notes(), notes].concat();
         notes.iter().for_each(|note| progress.note(note));
@@ -302,6 +311,7 @@ impl<'a> Trainer<'a> {
             folder,
             _lock: lock,
             metrics,
+            events,
             images: table,
             schedule,
             split,
@@ -408,13 +418,23 @@ impl<'a> Trainer<'a> {
             let untrained = self.measure(KnnSubject::Untrained)?;
             let pixels = self.measure(KnnSubject::Pixels)?;
             for report in [&untrained, &pixels].into_iter().flatten() {
-                self.metrics.write(&Line::Knn(report))?;
+                self.write(&Line::Knn(report))?;
             }
             self.figures.untrained = untrained;
             self.figures.pixels = pixels;
         }
+        self.show_views()?;
         self.images.write(&self.folder.images(), train.as_ref())?;
         self.save()
+    }
+
+    /// Adds a line to `metrics.jsonl`, and its numbers to the event file.
+    fn write(&mut self, line: &Line<'_>) -> Result<(), Error> {
+        self.metrics.write(line)?;
+        match &mut self.events {
+            Some(events) => events.line(line),
+            None => Ok(()),
+        }
     }
 
     /// A kNN figure, told to the listener; `None` without labels.
@@ -467,6 +487,9 @@ impl<'a> Trainer<'a> {
     /// Writes a checkpoint and removes those that are no longer kept.
     fn save(&mut self) -> Result<(), Error> {
         self.metrics.sync()?;
+        if let Some(events) = &mut self.events {
+            events.sync()?;
+        }
         let meta = Meta {
             version: checkpoint::VERSION,
             cursor: self.cursor,
