@@ -219,7 +219,11 @@ mod tests {
             for file in &set.files {
                 assert!(file.bytes > 0);
                 assert_eq!(file.md5.len(), 32);
-                assert!(file.md5.chars().all(|c| c.is_ascii_hexdigit() && !c.is_uppercase()));
+                assert!(
+                    file.md5
+                        .chars()
+                        .all(|c| c.is_ascii_hexdigit() && !c.is_uppercase())
+                );
                 assert_eq!(file.archive.is_some(), file.name.ends_with(".tar.gz"));
             }
         }

@@ -141,7 +141,9 @@ impl Client {
             if matches!(got, Err(Failure::Refused(_))) && before > 0 {
                 // What was there before may have been the start of something else.
                 listener.note(&format!("{}: starting over", file.name));
-                attempt.restart().map_err(|error| write_error(&part, &error))?;
+                attempt
+                    .restart()
+                    .map_err(|error| write_error(&part, &error))?;
                 got = attempt.whole_and_right(listener);
             }
             match got {
@@ -185,14 +187,18 @@ fn open(path: &Path) -> Result<(PathBuf, File), Error> {
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
-    let file = (File::options().read(true).write(true).create(true).truncate(false))
-        .open(&part)
-        .map_err(|error| {
-            Error::Input(format!(
-                "{}: can't be written ({error}); name another folder with --out",
-                part.display()
-            ))
-        })?;
+    let file = (File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false))
+    .open(&part)
+    .map_err(|error| {
+        Error::Input(format!(
+            "{}: can't be written ({error}); name another folder with --out",
+            part.display()
+        ))
+    })?;
     match file.try_lock() {
         // A file system without locks has none to wait for.
         Ok(()) | Err(TryLockError::Error(_)) => Ok((part, file)),
@@ -314,7 +320,8 @@ impl Attempt<'_> {
                 "it has {bytes} bytes where the published file has {total}"
             )));
         }
-        self.keep_note(&response).map_err(|error| self.local(&error))?;
+        self.keep_note(&response)
+            .map_err(|error| self.local(&error))?;
         if come_from != have {
             // No ranges here, or another version: all of it comes.
             self.restart().map_err(|error| self.local(&error))?;
@@ -331,7 +338,10 @@ impl Attempt<'_> {
         if have > 0 {
             request = request.header(header::RANGE, format!("bytes={have}-"));
             // From another place what comes is as good; the sum will tell.
-            if let Some(version) = self.noted().filter(|n| n.url == self.url).and_then(|n| n.version)
+            if let Some(version) = self
+                .noted()
+                .filter(|n| n.url == self.url)
+                .and_then(|n| n.version)
             {
                 request = request.header(header::IF_RANGE, version);
             }
@@ -421,7 +431,9 @@ impl Attempt<'_> {
 /// Where the bytes of a partial response begin, which is where they were asked for.
 fn content_range(response: &Response<Body>, asked: u64, total: u64) -> Result<u64, Failure> {
     let value = response.headers().get(header::CONTENT_RANGE);
-    let value = value.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let value = value
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let parsed = value.strip_prefix("bytes ").and_then(|value| {
         let (range, whole) = value.split_once('/')?;
         let first: u64 = range.split_once('-')?.0.parse().ok()?;

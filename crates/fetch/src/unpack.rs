@@ -7,8 +7,8 @@ use std::path::{Component, Path};
 use flate2::read::MultiGzDecoder;
 use tar::EntryType;
 
-use crate::catalog::{Archive, Member};
 use crate::Error;
+use crate::catalog::{Archive, Member};
 
 /// What an archive may hold beside the listed files: headers, texts, padding.
 const BESIDE: u64 = 16 << 20;
@@ -23,7 +23,10 @@ pub fn is_complete(archive: &Archive, folder: &Path) -> Result<bool, Error> {
     }
     for member in archive.members.iter().filter(|member| member.required) {
         let path = folder.join(&member.name);
-        let bytes = fs::metadata(&path).ok().filter(|m| m.is_file()).map(|m| m.len());
+        let bytes = fs::metadata(&path)
+            .ok()
+            .filter(|m| m.is_file())
+            .map(|m| m.len());
         if bytes != Some(member.bytes) {
             let is = match bytes {
                 None => "isn't there".to_string(),
@@ -55,9 +58,7 @@ pub fn unpack(archive: &Archive, path: &Path, out: &Path) -> Result<(), Error> {
     let _ = fs::remove_dir_all(&made);
     let done = (fs::create_dir(&made).map_err(|error| write_error(&made, &error)))
         .and_then(|()| members(archive, path, &made))
-        .and_then(|()| {
-            fs::rename(&made, &folder).map_err(|error| write_error(&folder, &error))
-        });
+        .and_then(|()| fs::rename(&made, &folder).map_err(|error| write_error(&folder, &error)));
     if done.is_err() {
         // The first error is the one to report.
         let _ = fs::remove_dir_all(&made);
@@ -124,10 +125,15 @@ fn members(archive: &Archive, path: &Path, made: &Path) -> Result<(), Error> {
             Copy::Read(error) => broken(format!("{name:?} is broken ({error})")),
             Copy::Write(error) => write_error(&target, &error),
         })?;
-        file.sync_all().map_err(|error| write_error(&target, &error))?;
+        file.sync_all()
+            .map_err(|error| write_error(&target, &error))?;
         found.push(&member.name);
     }
-    match archive.members.iter().find(|m| m.required && !found.contains(&&m.name)) {
+    match archive
+        .members
+        .iter()
+        .find(|m| m.required && !found.contains(&&m.name))
+    {
         Some(member) => Err(broken(format!(
             "there is no {}/{} in it",
             archive.folder, member.name
@@ -150,7 +156,9 @@ fn inside(name: &str) -> Option<String> {
 }
 
 fn listed<'a>(archive: &'a Archive, name: &str) -> Option<&'a Member> {
-    let name = name.strip_prefix(archive.folder.as_str())?.strip_prefix('/')?;
+    let name = name
+        .strip_prefix(archive.folder.as_str())?
+        .strip_prefix('/')?;
     archive.members.iter().find(|member| member.name == name)
 }
 
@@ -165,7 +173,9 @@ fn copy(from: &mut dyn Read, to: &mut dyn Write, bytes: u64) -> Result<(), Copy>
     let mut left = bytes;
     let mut buffer = vec![0; 1 << 16];
     while left > 0 {
-        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let want = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         match from.read(&mut buffer[..want]).map_err(Copy::Read)? {
             0 => return Err(Copy::Read(io::ErrorKind::UnexpectedEof.into())),
             n => {
@@ -186,9 +196,10 @@ struct Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.reader.read(buffer)?;
-        self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
-            io::Error::other("it holds far more than the published file")
-        })?;
+        self.left = self
+            .left
+            .checked_sub(n as u64)
+            .ok_or_else(|| io::Error::other("it holds far more than the published file"))?;
         Ok(n)
     }
 }
