@@ -8,6 +8,7 @@ use npid_engine::reference::{
 };
 use npid_engine::{Draws, Engine, Objective, Sizes};
 use npid_network::graph::{Conv2d, ParamId, Shape, Window};
+use npid_network::method::{Head, MemoryBank, Npid};
 
 fn weighted(out: &[f64], r: &[f64]) -> f64 {
     assert_eq!(out.len(), r.len());
@@ -130,6 +131,25 @@ fn batch_norm_through_the_statistics_of_the_batch() {
         let dx = batch_norm::backward(&x, &r, &moments, 1e-5, None, None, None);
         check("dx without affine", &x, &dx, |x| run(x, None, None));
     }
+}
+
+#[test]
+fn batch_norm_through_running_statistics() {
+    let (count, channels) = (7, 3);
+    let x = normal(count * channels, 2500);
+    let (gamma, beta) = (normal(channels, 2501), normal(channels, 2502));
+    let r = normal(x.len(), 2503);
+    let moments = batch_norm::Moments::running(&[0.3, -0.2, 0.0], &[0.5, 2.0, 1.0]);
+    let run = |x: &[f64], gamma: &[f64], beta: &[f64]| {
+        let y = batch_norm::forward(x, &moments, 1e-5, Some(gamma), Some(beta));
+        weighted(&y, &r)
+    };
+    let (mut dgamma, mut dbeta) = (vec![0.0; channels], vec![0.0; channels]);
+    let (g, dg, db) = (Some(&gamma[..]), &mut dgamma[..], &mut dbeta[..]);
+    let dx = batch_norm::backward(&x, &r, &moments, 1e-5, g, Some(dg), Some(db));
+    check("dx", &x, &dx, |x| run(x, &gamma, &beta));
+    check("dγ", &gamma, &dgamma, |g| run(&x, g, &beta));
+    check("dβ", &beta, &dbeta, |b| run(&x, &gamma, b));
 }
 
 #[test]
@@ -281,6 +301,63 @@ fn both_heads_with_respect_to_the_features() {
 }
 
 #[test]
+fn nce_with_respect_to_the_features() {
+    let (batch, dim, n) = (3, 4, 9);
+    let (f, bank) = (rows(batch, dim, 8200), rows(n, dim, 8201));
+    let own = [4, 0, 4];
+    let negatives = [1, 2, 1, 8, 0, 3, 0, 0, 5, 5, 6, 7];
+    for (temperature, proximal) in [(0.5f32, 0.0), (0.07, 0.0), (0.07, 0.8)] {
+        let log_z = npid::estimate_log_z(&f, &bank, &own, &negatives, temperature);
+        let nce = npid::Nce {
+            temperature,
+            proximal,
+            log_z,
+        };
+        let loss = |f: &[f64]| npid::nce(f, &bank, &own, &negatives, nce);
+        check("nce", &f, &loss(&f).gradient, |f| loss(f).value);
+    }
+}
+
+/// Worked out by the formulas as the paper writes them, which overflow only for smaller τ.
+#[test]
+fn nce_is_the_papers() {
+    let (f, bank) = (rows(2, 4, 8300), rows(5, 4, 8301));
+    let (own, negatives, tau) = ([1u64, 3], [0u64, 1, 4, 2, 2, 0], 0.1f32);
+    let t = f64::from(tau);
+    let exp = |i: usize, j: u64| {
+        let both = f[i * 4..][..4].iter().zip(&bank[j as usize * 4..][..4]);
+        (both.map(|(a, b)| a * b).sum::<f64>() / t).exp()
+    };
+    let candidates = |i: usize| [own[i]].into_iter().chain(negatives[i * 3..][..3].to_vec());
+    let all: Vec<f64> = (0..2)
+        .flat_map(|i| candidates(i).map(move |j| exp(i, j)))
+        .collect();
+    let z = 5.0 * all.iter().sum::<f64>() / 8.0;
+    let log_z = npid::estimate_log_z(&f, &bank, &own, &negatives, tau);
+    assert!((log_z - z.ln()).abs() < 1e-12);
+    // P / (P + m·Pn), with Pn = 1/n.
+    let h = |i: usize, j: u64| exp(i, j) / z / (exp(i, j) / z + 3.0 / 5.0);
+    let mut want = 0.0;
+    for i in 0..2 {
+        want -= h(i, own[i]).ln();
+        want -= candidates(i)
+            .skip(1)
+            .map(|j| (1.0 - h(i, j)).ln())
+            .sum::<f64>();
+    }
+    let nce = npid::Nce {
+        temperature: tau,
+        proximal: 0.0,
+        log_z,
+    };
+    let got = npid::nce(&f, &bank, &own, &negatives, nce).value;
+    assert!((got - want / 2.0).abs() < 1e-12, "{got} {want}");
+    // A running mean is one of Z, not of its logarithm.
+    let moved = npid::running_log_z(2f64.ln(), 6f64.ln(), 0.25);
+    assert!((moved - 3f64.ln()).abs() < 1e-12);
+}
+
+#[test]
 fn heads_of_features_that_know_nothing_are_at_chance() {
     let bank = rows(6, 4, 8100);
     let zero = [0.0; 8];
@@ -288,6 +365,28 @@ fn heads_of_features_that_know_nothing_are_at_chance() {
     assert!((contrastive - 6f64.ln()).abs() < 1e-12);
     let softmax = npid::softmax(&zero, &bank, &[1, 2], &[false; 6], 0.1).value;
     assert!((softmax - 6f64.ln()).abs() < 1e-12);
+    let negatives = [0; 10];
+    let nce = npid::Nce {
+        temperature: 0.1,
+        proximal: 0.0,
+        log_z: npid::estimate_log_z(&zero, &bank, &[1, 2], &negatives, 0.1),
+    };
+    let got = npid::nce(&zero, &bank, &[1, 2], &negatives, nce).value;
+    let method = Npid {
+        head: Head::Nce {
+            temperature: 0.1,
+            z_momentum: 0.0,
+            proximal: 0.0,
+        },
+        memory_bank: MemoryBank {
+            length: 6,
+            feat_dim: 4,
+            momentum: 0.5,
+        },
+        neg_num: 5,
+        ensure_neg: false,
+    };
+    assert!((got - method.chance_loss()).abs() < 1e-12, "{got}");
 }
 
 #[test]
@@ -315,9 +414,14 @@ fn whole_network_for_npid() {
         height: 9,
         width: 7,
     };
-    for (which, case) in ["r18-w3-contrastive", "r18-w3-softmax-imagenet"]
-        .iter()
-        .enumerate()
+    for (which, case) in [
+        "r18-w3-contrastive",
+        "r18-w3-softmax-imagenet",
+        "r18-w4-weighted-mocov2-neck",
+        "r18-w7-norm-eval-frozen-stem",
+    ]
+    .iter()
+    .enumerate()
     {
         let case = common::cases::case(case);
         let description = case.description();
@@ -339,14 +443,16 @@ fn whole_network_for_npid() {
         loss(&mut engine);
         let gradients: Vec<Vec<f64>> = (description.network.params.iter())
             .map(|p| {
-                engine
-                    .values(&format!("gradient.{}", p.name))
-                    .unwrap()
-                    .to_vec()
+                let gradient = engine.values(&format!("gradient.{}", p.name));
+                gradient.map_or(Vec::new(), <[f64]>::to_vec)
             })
             .collect();
         let largest = gradients.iter().flatten().fold(0f64, |a, g| a.max(g.abs()));
         for (p, gradient) in description.network.params.iter().zip(&gradients) {
+            if !p.trainable {
+                assert!(gradient.is_empty(), "{}: {}", case.name, p.name);
+                continue;
+            }
             for at in [0, p.len() / 3, p.len() - 1] {
                 let h = 1e-6;
                 let at_value = engine.values(&p.name).unwrap()[at];

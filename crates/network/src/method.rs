@@ -309,6 +309,52 @@ mod tests {
         assert!(fit < 18.4, "{fit}"); // 0.9999 quantile with 2 degrees of freedom
     }
 
+    /// The distance of counts from what the weights without row `positive` ask for.
+    fn chi_square(counts: &[f64], weights: &[f64], positive: usize) -> f64 {
+        let draws: f64 = counts.iter().sum();
+        let total: f64 = weights.iter().sum::<f64>() - weights[positive];
+        (0..weights.len())
+            .filter(|&i| i != positive)
+            .map(|i| {
+                let expected = draws * weights[i] / total;
+                (counts[i] - expected).powi(2) / expected
+            })
+            .sum()
+    }
+
+    /// The draws of many images together, as training makes them, and what the same test says of
+    /// two ways of getting it wrong.
+    #[test]
+    fn a_bias_of_weighted_draws_or_of_ensure_neg_is_noticed() {
+        let weights: Vec<f64> = (0..12).map(|i| 0.5 + (i % 5) as f64).collect();
+        let table = AliasTable::from_weights(&weights).unwrap();
+        let kept = NegativeSampler::new(table.clone(), false, 4).unwrap();
+        let sampler = NegativeSampler::new(table, true, 4).unwrap();
+        // Row 4 is the heaviest, 4.5 of 28.5.
+        let (positive, k) = (4u64, 2_000u32);
+        let count = |row: &dyn Fn(u32, u32) -> u64| {
+            let mut counts = vec![0f64; 12];
+            (0..100).for_each(|epoch| (0..k).for_each(|i| counts[row(epoch, i) as usize] += 1.0));
+            chi_square(&counts, &weights, positive as usize)
+        };
+        // 0.9999 quantile with 10 degrees of freedom.
+        let fit = count(&|epoch, i| sampler.of(epoch, positive, 0).get(i));
+        assert!(fit < 35.6, "{fit}");
+        // A hit that is passed to the next row instead of being drawn again.
+        let next = count(&|epoch, i| match kept.of(epoch, positive, 0).get(i) {
+            row if row == positive => positive + 1,
+            row => row,
+        });
+        assert!(next > 1_000.0, "{next}");
+        // A hit that is replaced by a uniform draw, though draws are weighted.
+        let uniform = NegativeSampler::new(AliasTable::uniform(12).unwrap(), true, 5).unwrap();
+        let mixed = count(&|epoch, i| match kept.of(epoch, positive, 0).get(i) {
+            row if row == positive => uniform.of(epoch, positive, 0).get(i),
+            row => row,
+        });
+        assert!(mixed > 100.0, "{mixed}");
+    }
+
     #[test]
     fn draws_are_addressed_not_sequential() {
         let sampler = NegativeSampler::new(AliasTable::uniform(1000).unwrap(), false, 1).unwrap();

@@ -540,6 +540,43 @@ mod x86 {
 mod tests {
     use super::*;
 
+    struct Ln1p<'a>(&'a [f32], &'a mut [f32]);
+
+    impl Kernel for Ln1p<'_> {
+        type Out = ();
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            let mut i = 0;
+            while i < self.0.len() {
+                let n = S::LANES.min(self.0.len() - i);
+                // SAFETY: n numbers are left in both.
+                unsafe {
+                    let y = S::ln_1p(S::load_first(self.0.as_ptr().add(i), n));
+                    S::store_first(self.1.as_mut_ptr().add(i), y, n);
+                }
+                i += n;
+            }
+        }
+    }
+
+    #[test]
+    fn ln_1p_is_accurate_also_where_it_is_tiny() {
+        let mut x: Vec<f32> = (0..=20_000).map(|i| i as f32 / 20_000.0).collect();
+        x.extend((0..400).map(|i| (-0.2 * i as f32).exp()));
+        for isa in Isa::available() {
+            let mut y = vec![0.0; x.len()];
+            // SAFETY: an available instruction set, slices of equal length.
+            unsafe { isa.run(Ln1p(&x, &mut y)) };
+            for (x, y) in x.iter().zip(&y) {
+                let want = f64::from(*x).ln_1p();
+                assert!(
+                    (f64::from(*y) - want).abs() <= want * 3e-7,
+                    "{isa:?}: ln_1p({x}) = {y}, {want}"
+                );
+            }
+        }
+    }
+
     struct Exp<'a>(&'a [f32], &'a mut [f32]);
 
     impl Kernel for Exp<'_> {

@@ -5,6 +5,7 @@
 
 pub mod cases;
 pub mod compare;
+pub mod heads;
 pub mod semantics;
 
 use npid_engine::{Description, Engine, Images, Sizes};

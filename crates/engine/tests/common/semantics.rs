@@ -14,6 +14,7 @@ use super::{Make, assert_close, assert_same_bits, bits, images, pixels};
 pub fn all(make: Make<'_>) {
     starts_as_described(make);
     step_is_its_composition(make);
+    super::heads::all(make);
     gradients_accumulate_and_apply_clears_them(make);
     a_row_twice_in_a_batch(make);
     bank_momentum_weights_the_new_feature(make);
@@ -27,15 +28,15 @@ pub fn all(make: Make<'_>) {
     ensure_neg_redraws(make);
 }
 
-fn start(make: Make<'_>, case: &Case) -> (Box<dyn Engine>, Vec<u8>) {
+pub(super) fn start(make: Make<'_>, case: &Case) -> (Box<dyn Engine>, Vec<u8>) {
     let mut engine = make(&case.description(), case.sizes);
     scatter(engine.as_mut(), 1);
     let batch = pixels(case.sizes.batch, case.sizes, case.in_channels, 1);
     (engine, batch)
 }
 
-const ROWS: [u64; 4] = [2, 9, 0, 5];
-const SAMPLED: Draws<'static> = Draws::Sampled {
+pub(super) const ROWS: [u64; 4] = [2, 9, 0, 5];
+pub(super) const SAMPLED: Draws<'static> = Draws::Sampled {
     epoch: 1,
     occurrences: &[0, 0, 1, 0],
 };
@@ -44,7 +45,7 @@ const NPID: Objective<'static> = Objective::Npid {
     draws: SAMPLED,
 };
 
-fn contrastive() -> Case {
+pub(super) fn contrastive() -> Case {
     case("r18-w3-contrastive")
 }
 
