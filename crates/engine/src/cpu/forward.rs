@@ -112,11 +112,11 @@ impl Cpu {
             statistics.normalise(gamma, beta, norm.eps);
         }
         if running {
-            if fused.norm.is_some() {
-                if let Some(bias) = bias {
-                    for (c, b) in bias.iter().enumerate() {
-                        statistics.shift[c] += b * statistics.scale[c];
-                    }
+            if fused.norm.is_some()
+                && let Some(bias) = bias
+            {
+                for (c, b) in bias.iter().enumerate() {
+                    statistics.shift[c] += b * statistics.scale[c];
                 }
             }
             let normed = fused.norm.is_some();
