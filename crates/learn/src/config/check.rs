@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use npid_data::augment::{self, Transform};
 use npid_network::resnet::{ResNet, Stem};
 
-use super::{BackboneType, Config, HeadType, InitCfg, Pipeline, Policy};
+use super::{BackboneType, Config, HeadType, InitCfg, NegWeights, Pipeline, Policy};
 use crate::Error;
 
 /// The most threads that pictures can be loaded on.
@@ -49,7 +49,12 @@ impl From<Invalid> for Error {
 }
 
 /// Passes, or says that the value of `key` must be something else.
-fn require(holds: bool, key: &str, value: impl std::fmt::Debug, must: &str) -> Result<(), Invalid> {
+pub(super) fn require(
+    holds: bool,
+    key: &str,
+    value: impl std::fmt::Debug,
+    must: &str,
+) -> Result<(), Invalid> {
     if holds {
         Ok(())
     } else {
@@ -60,7 +65,7 @@ fn require(holds: bool, key: &str, value: impl std::fmt::Debug, must: &str) -> R
     }
 }
 
-fn positive(key: &str, value: f64) -> Result<(), Invalid> {
+pub(super) fn positive(key: &str, value: f64) -> Result<(), Invalid> {
     // What is above 0 here must not vanish or overflow as f32 either.
     let narrow = value as f32;
     require(
@@ -71,7 +76,7 @@ fn positive(key: &str, value: f64) -> Result<(), Invalid> {
     )
 }
 
-fn not_negative(key: &str, value: f64) -> Result<(), Invalid> {
+pub(super) fn not_negative(key: &str, value: f64) -> Result<(), Invalid> {
     require(
         (value as f32).is_finite() && value >= 0.0,
         key,
@@ -80,7 +85,7 @@ fn not_negative(key: &str, value: f64) -> Result<(), Invalid> {
     )
 }
 
-fn at_least_one(key: &str, value: usize) -> Result<(), Invalid> {
+pub(super) fn at_least_one(key: &str, value: usize) -> Result<(), Invalid> {
     require(value >= 1, key, value, "at least 1")
 }
 
@@ -96,12 +101,12 @@ impl Config {
         at_least_one("data.size", data.size)?;
         require(data.size <= 4096, "data.size", data.size, "4096 at most")?;
         at_least_one("data.batch_size", data.batch_size)?;
-        if self.model.neck.as_ref().is_some_and(|neck| neck.norm) {
+        if let Some(norm) = self.model.neck.as_ref().and_then(|neck| neck.norms()) {
             require(
                 data.batch_size > 1,
                 "data.batch_size",
                 data.batch_size,
-                "at least 2 with model.neck.norm, which has no statistics of a single picture",
+                &format!("at least 2 with {norm}, which has no statistics of a single picture"),
             )?;
         }
         require(
@@ -121,7 +126,7 @@ impl Config {
 
     fn check_model(&self) -> Result<(), Invalid> {
         let model = &self.model;
-        if model.head.kind == HeadType::ContrastiveHead {
+        if model.head.kind.samples() {
             require(
                 model.neg_num >= 1 && u32::try_from(model.neg_num).is_ok(),
                 "model.neg_num",
@@ -166,6 +171,7 @@ impl Config {
             stages,
             "rising numbers from 0 (the stem) to 4",
         )?;
+        self.check_backbone()?;
         let mut dim = backbone.out_channels();
         if let Some(neck) = &model.neck {
             if let Some(given) = neck.in_channels {
@@ -173,6 +179,7 @@ impl Config {
                 require(given == dim, "model.neck.in_channels", given, &what)?;
             }
             at_least_one("model.neck.out_channels", neck.out_channels)?;
+            neck.check()?;
             dim = neck.out_channels;
         }
         let bank = &model.memory_bank;
@@ -189,7 +196,8 @@ impl Config {
             bank.momentum,
             "0 to 1, the weight of the new feature",
         )?;
-        positive("model.head.temperature", model.head.temperature)
+        positive("model.head.temperature", model.head.temperature)?;
+        self.check_head()
     }
 
     fn check_schedule(&self) -> Result<(), Invalid> {
@@ -208,6 +216,7 @@ impl Config {
             optimizer.nesterov,
             "false while optimizer.momentum is 0",
         )?;
+        self.check_optimizer()?;
         let lr = &self.lr_config;
         let with_steps = lr.policy == Policy::Step;
         if with_steps {
@@ -266,6 +275,7 @@ impl Config {
         if let Some(neck) = &mut config.model.neck {
             neck.in_channels = Some(last);
         }
+        config.fill_in();
         let batch = self.data.batch_size;
         require(
             batch <= images,
@@ -284,6 +294,11 @@ impl Config {
             && let Some(path) = absolute(Some(checkpoint), CHECKPOINT)?
         {
             *checkpoint = path;
+        }
+        if let Some(NegWeights::File(path)) = &mut config.model.neg_weights
+            && let Some(full) = absolute(Some(path), "model.neg_weights")?
+        {
+            *path = full;
         }
         config.data.path = absolute(self.data.path.as_deref(), "data.path")?;
         config.data.val = absolute(self.data.val.as_deref(), "data.val")?;
@@ -337,7 +352,7 @@ impl Config {
 impl HeadType {
     /// Whether it compares with sampled negatives rather than with every row.
     pub fn samples(self) -> bool {
-        self == HeadType::ContrastiveHead
+        self != HeadType::SoftmaxHead
     }
 }
 

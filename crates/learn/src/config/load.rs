@@ -134,14 +134,14 @@ fn explain(path: &str, message: &str) -> Invalid {
             let hint = match key.as_str() {
                 "model" => "; add [model] with type = \"NPID\"",
                 "model.backbone" => "; add it with type ResNet or ResNet_CIFAR",
-                "model.head" => "; add it with type ContrastiveHead or SoftmaxHead",
+                "model.head" => "; add it with type ContrastiveHead, NCEHead or SoftmaxHead",
                 "model.memory_bank" => "; add it with type SimpleMemory",
                 "model.type" => "; it can be NPID",
                 "model.backbone.type" => "; it can be ResNet or ResNet_CIFAR",
-                "model.neck.type" => "; it can be LinearNeck",
-                "model.head.type" => "; it can be ContrastiveHead or SoftmaxHead",
+                "model.neck.type" => "; it can be LinearNeck, NonLinearNeck or MoCoV2Neck",
+                "model.head.type" => "; it can be ContrastiveHead, NCEHead or SoftmaxHead",
                 "model.memory_bank.type" => "; it can be SimpleMemory",
-                "optimizer.type" => "; it can be SGD",
+                "optimizer.type" => "; it can be SGD or LARS",
                 _ => "; it has no default",
             };
             Invalid::new(key, format!("is missing{hint}"))

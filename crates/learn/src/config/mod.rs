@@ -5,6 +5,9 @@
 //! [`Config::resolve`] fills in what depends on the number of images.
 
 mod check;
+mod fit;
+#[cfg(test)]
+mod fit_tests;
 mod init_cfg;
 pub mod load;
 mod parts;
@@ -19,7 +22,9 @@ use crate::Error;
 
 pub use check::{Invalid, MAX_WORKERS};
 pub use init_cfg::InitCfg;
-pub use parts::{BackboneType, HeadType, Pipeline, Policy, Start};
+pub use parts::{
+    BackboneType, HeadType, NeckType, NegWeights, OptimizerType, Pipeline, Policy, Start, Style,
+};
 
 /// A whole configuration. Its TOML form is documented in `docs/formats.md`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +39,9 @@ pub struct Config {
     pub data: Data,
     /// The optimiser.
     pub optimizer: Optimizer,
+    /// How many micro-batches make one of its steps.
+    #[serde(default)]
+    pub optimizer_config: OptimizerConfig,
     /// The learning rate over time.
     #[serde(default)]
     pub lr_config: LrConfig,
@@ -60,6 +68,10 @@ pub struct Model {
     /// K, negatives per image; at least 1, 65536 by default. Exact softmax doesn't use it.
     #[serde(default = "default_neg_num")]
     pub neg_num: usize,
+    /// How often each row is drawn as a negative; absent: all alike. A path is absolute once
+    /// resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neg_weights: Option<NegWeights>,
     /// Whether a negative that hits the image's own row is drawn again.
     #[serde(default)]
     pub ensure_neg: bool,
@@ -86,32 +98,67 @@ pub struct Backbone {
     /// Channels of the pictures; pictures are RGB, so 3.
     #[serde(default = "default_in_channels")]
     pub in_channels: usize,
-    /// Channels of the stem and of the first stage; 64 by default.
+    /// Channels of the stem; `base_channels` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stem_channels: Option<usize>,
+    /// Channels of the first stage; 64 by default.
     #[serde(default = "default_base_channels")]
     pub base_channels: usize,
     /// Stages that can be asked for by number: 0 the stem after its ReLU, 1 to 4 the stages.
     #[serde(default = "default_out_indices")]
     pub out_indices: Vec<usize>,
+    /// Which convolution of a bottleneck has the stride.
+    #[serde(default)]
+    pub style: Style,
+    /// The stage up to which nothing learns and batch norms use and keep their running
+    /// statistics: 0 the stem alone, 1 to 4 the stages up to it; -1, the default, none.
+    #[serde(default = "default_frozen_stages")]
+    pub frozen_stages: i64,
+    /// Whether all batch norms of the backbone use and keep their running statistics in training.
+    /// Their scales and shifts learn.
+    #[serde(default)]
+    pub norm_eval: bool,
+    /// Whether the last batch norm of each block starts at scale 0.
+    #[serde(default)]
+    pub zero_init_residual: bool,
     /// How the convolutions start.
     #[serde(default)]
     pub init_cfg: InitCfg,
 }
 
-/// `[model.neck]`: MMSelfSup's `LinearNeck`.
+/// `[model.neck]`: MMSelfSup's necks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Neck {
-    /// `LinearNeck`.
+    /// `LinearNeck`, `NonLinearNeck` or `MoCoV2Neck`.
     #[serde(rename = "type")]
-    pub kind: parts::NeckType,
+    pub kind: NeckType,
     /// Channels of the backbone's last map; checked where given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_channels: Option<usize>,
+    /// Channels between two linear layers; required where there are two, and only there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hid_channels: Option<usize>,
     /// D, the dimension of the feature.
     pub out_channels: usize,
     /// Whether the map is averaged over its positions first. The map must be 1x1 without it.
     #[serde(default = "default_true")]
     pub with_avg_pool: bool,
+    /// `NonLinearNeck`: linear layers, at least 2; 2 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_layers: Option<usize>,
+    /// `NonLinearNeck`: whether linear layers but the last have a bias; false where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_bias: Option<bool>,
+    /// `NonLinearNeck`: whether a batch norm follows the last one; true where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_last_bn: Option<bool>,
+    /// `NonLinearNeck`: whether that has a scale and a shift; true where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_last_bn_affine: Option<bool>,
+    /// `NonLinearNeck`: whether the last linear layer has a bias; false where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_last_bias: Option<bool>,
     /// Whether a batch norm without affine parameters comes before the L2 norm.
     #[serde(default)]
     pub norm: bool,
@@ -121,12 +168,20 @@ pub struct Neck {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
-    /// `ContrastiveHead` (K sampled negatives) or `SoftmaxHead` (exact softmax over all rows).
+    /// `ContrastiveHead` (cross entropy with K sampled negatives), `NCEHead` (noise-contrastive
+    /// estimation with as many) or `SoftmaxHead` (exact softmax over all rows).
     #[serde(rename = "type")]
     pub kind: HeadType,
     /// τ, above 0; 0.07 by default, as in the paper.
     #[serde(default = "default_temperature")]
     pub temperature: f64,
+    /// `NCEHead`: weight of a batch's estimate of Z in its running mean, 0 to 1; 0 where absent:
+    /// Z is estimated from the first batch and kept (paper, lemniscate).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub z_momentum: Option<f64>,
+    /// `NCEHead`: λ, weight of the proximal term λ‖f - v_i‖², at least 0; 0 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proximal: Option<f64>,
 }
 
 /// `[model.memory_bank]`: MMSelfSup's `SimpleMemory`.
@@ -164,7 +219,7 @@ pub struct Data {
     /// Height and width of the images that the network gets. A crop in `pipeline` that names no
     /// size of its own takes this one.
     pub size: usize,
-    /// B. The last batch of an epoch may be shorter.
+    /// B, pictures that go through the network at once. The last batch of an epoch may be shorter.
     pub batch_size: usize,
     /// Whether a shorter last batch is left out.
     #[serde(default)]
@@ -176,13 +231,13 @@ pub struct Data {
     pub pipeline: Pipeline,
 }
 
-/// `[optimizer]`: `torch.optim.SGD`.
+/// `[optimizer]`: `torch.optim.SGD`, or MMSelfSup's `LARS`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Optimizer {
-    /// `SGD`.
+    /// `SGD` or `LARS`.
     #[serde(rename = "type")]
-    pub kind: parts::OptimizerType,
+    pub kind: OptimizerType,
     /// The learning rate that the schedule starts from, above 0.
     pub lr: f64,
     /// μ, 0 to below 1.
@@ -194,6 +249,59 @@ pub struct Optimizer {
     /// Nesterov's look-ahead; needs a momentum.
     #[serde(default)]
     pub nesterov: bool,
+    /// `LARS`: η, what a layer's ratio of norms is multiplied by, above 0; 0.001 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta: Option<f64>,
+    /// `LARS`: ε in the ratio's denominator, above 0; 1e-8 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eps: Option<f64>,
+    /// What is different for some kinds of parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paramwise_cfg: Option<ParamwiseCfg>,
+}
+
+/// `[optimizer.paramwise_cfg]`: mmcv's, for batch norms' scales and shifts (`norm_`) and for
+/// biases that aren't a batch norm's shift (`bias_`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ParamwiseCfg {
+    /// Factor on the weight decay of scales and shifts, at least 0.
+    pub norm_decay_mult: f64,
+    /// Factor on the weight decay of biases, at least 0.
+    pub bias_decay_mult: f64,
+    /// Factor on the learning rate of biases, at least 0.
+    pub bias_lr_mult: f64,
+    /// Whether `LARS` leaves the learning rate of scales and shifts alone.
+    pub norm_lars_exclude: bool,
+    /// Whether `LARS` leaves the learning rate of biases alone.
+    pub bias_lars_exclude: bool,
+}
+
+impl Default for ParamwiseCfg {
+    fn default() -> Self {
+        ParamwiseCfg {
+            norm_decay_mult: 1.0,
+            bias_decay_mult: 1.0,
+            bias_lr_mult: 1.0,
+            norm_lars_exclude: false,
+            bias_lars_exclude: false,
+        }
+    }
+}
+
+/// `[optimizer_config]`: MMSelfSup's optimiser hook.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// n, at least 1: micro-batches of `data.batch_size` whose gradients are averaged into one
+    /// optimiser step. What is left at an epoch's end makes a step of its own.
+    pub update_interval: usize,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        OptimizerConfig { update_interval: 1 }
+    }
 }
 
 /// `[lr_config]`: mmcv's learning-rate policies.
@@ -335,6 +443,10 @@ fn default_base_channels() -> usize {
 
 fn default_out_indices() -> Vec<usize> {
     vec![4]
+}
+
+fn default_frozen_stages() -> i64 {
+    -1
 }
 
 fn default_true() -> bool {

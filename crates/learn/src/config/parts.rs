@@ -1,9 +1,11 @@
 //! The parts that `type = "..."` and its like choose from.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use npid_data::augment::{PRESETS, Transform, preset};
-use serde::de::{SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// `model.type`.
@@ -29,6 +31,10 @@ pub enum BackboneType {
 pub enum NeckType {
     /// Global average pool and one linear layer.
     LinearNeck,
+    /// Linear, batch norm, and ReLU, linear, batch norm as often as there are further layers.
+    NonLinearNeck,
+    /// Linear, ReLU, linear.
+    MoCoV2Neck,
 }
 
 /// `model.head.type`.
@@ -36,6 +42,9 @@ pub enum NeckType {
 pub enum HeadType {
     /// Cross entropy of the positive against K sampled negatives.
     ContrastiveHead,
+    /// Noise-contrastive estimation with K sampled negatives.
+    #[serde(rename = "NCEHead")]
+    NceHead,
     /// Exact softmax over all rows.
     SoftmaxHead,
 }
@@ -66,6 +75,64 @@ pub enum OptimizerType {
     /// Stochastic gradient descent.
     #[serde(rename = "SGD")]
     Sgd,
+    /// The same with layer-wise learning rates (You, Gitman, Ginsburg 2017).
+    #[serde(rename = "LARS")]
+    Lars,
+}
+
+/// `model.backbone.style`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Style {
+    /// A bottleneck's 3x3 convolution has the stride (torchvision).
+    #[default]
+    PyTorch,
+    /// Its first 1x1 convolution has.
+    Caffe,
+}
+
+/// `model.neg_weights`: how often each row is drawn as a negative.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum NegWeights {
+    /// A file with a number for each image.
+    File(PathBuf),
+    /// A numeric column of the collection, as `{ column = "NAME" }`.
+    Column {
+        /// Its name.
+        column: String,
+    },
+}
+
+impl<'de> Deserialize<'de> for NegWeights {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            column: String,
+        }
+
+        struct PathOrTable;
+
+        impl<'de> Visitor<'de> for PathOrTable {
+            type Value = NegWeights;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a file with a number for each picture, or { column = \"NAME\" }")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<NegWeights, E> {
+                Ok(NegWeights::File(path.into()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NegWeights, A::Error> {
+                let Table { column } = Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(NegWeights::Column { column })
+            }
+        }
+
+        deserializer.deserialize_any(PathOrTable)
+    }
 }
 
 /// `lr_config.policy`.

@@ -16,7 +16,7 @@ fn images(name: &str) -> usize {
 }
 
 /// A recipe of the tests' own, so that they hold however the embedded ones are tuned.
-fn small() -> Recipe {
+pub(super) fn small() -> Recipe {
     Recipe {
         name: "small".into(),
         path: None,
@@ -26,7 +26,7 @@ fn small() -> Recipe {
 
 /// The message for the recipe with these settings.
 #[track_caller]
-fn refused(sets: &[&str]) -> String {
+pub(super) fn refused(sets: &[&str]) -> String {
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
     let error = load(&small(), &sets).unwrap_err();
     assert_eq!(error.exit_code(), 2);
@@ -48,7 +48,7 @@ fn refused_text(from: &str, to: &str) -> String {
 }
 
 #[track_caller]
-fn says(message: &str, parts: &[&str]) {
+pub(super) fn says(message: &str, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "no `{part}` in: {message}");
     }
@@ -343,6 +343,43 @@ fn values_out_of_range_are_refused_with_their_key() {
         (
             "model.backbone.out_indices=[4, 1]",
             &["out_indices", "rising"],
+        ),
+        (
+            "model.head.z_momentum=0.1",
+            &["z_momentum", "NCEHead alone"],
+        ),
+        ("model.head.proximal=1", &["proximal", "NCEHead alone"]),
+        ("model.neg_weights=\"\"", &["model.neg_weights", "empty"]),
+        ("model.neg_weights=3", &["model.neg_weights is 3", "a file"]),
+        ("model.neg_weights.colum=w", &["colum", "column"]),
+        ("model.backbone.stem_channels=0", &["stem_channels"]),
+        ("model.backbone.style=torch", &["style", "pytorch, caffe"]),
+        (
+            "model.backbone.frozen_stages=5",
+            &["frozen_stages", "-1 (none)"],
+        ),
+        (
+            "model.backbone.frozen_stages=-2",
+            &["frozen_stages", "-1 (none)"],
+        ),
+        ("model.neck.hid_channels=8", &["hid_channels", "MoCoV2Neck"]),
+        ("model.neck.num_layers=2", &["num_layers", "NonLinearNeck"]),
+        ("optimizer.eta=0.1", &["optimizer.eta", "LARS alone"]),
+        (
+            "optimizer.paramwise_cfg.norm_lars_exclude=true",
+            &["norm_lars_exclude", "LARS alone"],
+        ),
+        (
+            "optimizer.paramwise_cfg.norm_decay_mult=-1",
+            &["norm_decay_mult", "0 or more"],
+        ),
+        (
+            "optimizer.paramwise_cfg.norm_decay=0",
+            &["norm_decay is no key", "did you mean norm_decay_mult?"],
+        ),
+        (
+            "optimizer_config.update_interval=0",
+            &["update_interval", "at least 1"],
         ),
         ("optimizer.lr=inf", &["optimizer.lr", "finite"]),
         ("optimizer.lr=0", &["optimizer.lr", "above 0"]),

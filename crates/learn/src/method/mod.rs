@@ -6,28 +6,42 @@
 //! Equations and derived gradients are in `docs/method.md`.
 
 use npid_network::graph::Network;
-use npid_network::method::{Description, Head, MemoryBank, Npid, Sgd};
-use npid_network::resnet::{InitCfg as Weights, ResNet};
-use npid_network::{init, neck};
+use npid_network::init;
+use npid_network::method::{Description, Head, Lars, MemoryBank, Npid, Sgd};
+use npid_network::neck::{self, Layers};
+use npid_network::resnet::{self, InitCfg as Weights, ResNet};
 
 use crate::Error;
-use crate::config::{Config, HeadType, InitCfg, Invalid, Start};
+use crate::config::{
+    Config, HeadType, InitCfg, Invalid, Neck, NeckType, OptimizerType, ParamwiseCfg, Start, Style,
+};
 
-/// Describes the network, the method and the optimiser of `config` for `images` images (N).
+/// Describes the network, the method and the optimiser of `config` for `images` images (N). How
+/// often each row is drawn (`model.neg_weights`) stands elsewhere and is left to the caller: all
+/// rows are alike.
 ///
 /// # Errors
 /// As [`Config::resolve`]; also if the images are too small for the network.
 pub fn describe(config: &Config, images: usize) -> Result<Description, Error> {
     let config = config.resolve(images)?;
+    let mut network = network(&config)?;
+    let optimizer = &config.optimizer;
+    paramwise(&mut network, &optimizer.paramwise());
     let description = Description {
-        network: network(&config)?,
+        network,
         method: Some(npid(&config, images)),
         neg_weights: None,
         optimizer: Sgd {
-            momentum: config.optimizer.momentum as f32,
-            nesterov: config.optimizer.nesterov,
-            weight_decay: config.optimizer.weight_decay as f32,
-            lars: None,
+            momentum: optimizer.momentum as f32,
+            nesterov: optimizer.nesterov,
+            weight_decay: optimizer.weight_decay as f32,
+            lars: match (optimizer.kind, optimizer.eta, optimizer.eps) {
+                (OptimizerType::Lars, Some(eta), Some(eps)) => Some(Lars {
+                    eta: eta as f32,
+                    eps: eps as f32,
+                }),
+                _ => None,
+            },
         },
         seed: config.seed,
     };
@@ -47,10 +61,18 @@ fn network(config: &Config) -> Result<Network, Error> {
             InitCfg::Kaiming | InitCfg::Pretrained { .. } => Weights::Kaiming,
             InitCfg::PyTorch => Weights::PyTorch,
         },
+        stem_channels: backbone.stem_channels,
+        style: match backbone.style {
+            Style::PyTorch => resnet::Style::PyTorch,
+            Style::Caffe => resnet::Style::Caffe,
+        },
+        frozen_stages: usize::try_from(backbone.frozen_stages).ok(), // -1 is none
+        norm_eval: backbone.norm_eval,
+        zero_init_residual: backbone.zero_init_residual,
         ..ResNet::new(backbone.depth, backbone.stem(), backbone.base_channels)
     };
-    let linear = config.model.neck.as_ref().map(|neck| neck::Neck {
-        layers: neck::Layers::Linear,
+    let neck = config.model.neck.as_ref().map(|neck| neck::Neck {
+        layers: layers(neck),
         out_channels: neck.out_channels,
         with_avg_pool: neck.with_avg_pool,
         norm: neck.norm,
@@ -59,7 +81,7 @@ fn network(config: &Config) -> Result<Network, Error> {
     let mut network = Network::new();
     let images = network.input(&normalize.mean, &normalize.std)?;
     let map = resnet.build(&mut network, images, "backbone.")?;
-    neck::embed(&mut network, map, linear.as_ref())?;
+    neck::embed(&mut network, map, neck.as_ref())?;
 
     let size = config.data.size;
     if let Err(error) = network.shapes(size, size) {
@@ -72,6 +94,40 @@ fn network(config: &Config) -> Result<Network, Error> {
     Ok(network)
 }
 
+/// The layers of a neck that `Config::resolve` has filled in.
+fn layers(neck: &Neck) -> Layers {
+    let hid_channels = neck.hid_channels.unwrap_or_default();
+    match neck.kind {
+        NeckType::LinearNeck => Layers::Linear,
+        NeckType::MoCoV2Neck => Layers::MoCoV2 { hid_channels },
+        NeckType::NonLinearNeck => Layers::NonLinear {
+            hid_channels,
+            num_layers: neck.num_layers.unwrap_or(2),
+            with_bias: neck.with_bias.unwrap_or(false),
+            with_last_bn: neck.with_last_bn.unwrap_or(true),
+            with_last_bn_affine: neck.with_last_bn_affine.unwrap_or(true),
+            with_last_bias: neck.with_last_bias.unwrap_or(false),
+        },
+    }
+}
+
+/// Gives batch norms' scales and shifts, and the other biases, what `paramwise_cfg` says. What
+/// belongs to a batch norm follows from the graph, not from a name: in torchvision's names
+/// `downsample.1.weight` is a scale.
+fn paramwise(network: &mut Network, cfg: &ParamwiseCfg) {
+    let norms = network.norm_params();
+    for (param, norm) in network.params.iter_mut().zip(norms) {
+        if norm {
+            param.decay_mult = cfg.norm_decay_mult as f32;
+            param.lars_exclude = cfg.norm_lars_exclude;
+        } else if param.name.ends_with(".bias") {
+            param.decay_mult = cfg.bias_decay_mult as f32;
+            param.lr_mult = cfg.bias_lr_mult as f32;
+            param.lars_exclude = cfg.bias_lars_exclude;
+        }
+    }
+}
+
 /// Head, memory bank and negatives.
 fn npid(config: &Config, images: usize) -> Npid {
     let model = &config.model;
@@ -80,6 +136,11 @@ fn npid(config: &Config, images: usize) -> Npid {
         head: match model.head.kind {
             HeadType::ContrastiveHead => Head::Contrastive { temperature },
             HeadType::SoftmaxHead => Head::Softmax { temperature },
+            HeadType::NceHead => Head::Nce {
+                temperature,
+                z_momentum: model.head.z_momentum.unwrap_or(0.0) as f32,
+                proximal: model.head.proximal.unwrap_or(0.0) as f32,
+            },
         },
         memory_bank: MemoryBank {
             length: images,
