@@ -189,7 +189,10 @@ fn necks_have_the_layers_they_name() {
     );
     for kind in ["MoCoV2Neck", "NonLinearNeck"] {
         let set = format!("model.neck.type={kind}");
-        says(&refused(&[&set]), &["model.neck.hid_channels is missing", kind]);
+        says(
+            &refused(&[&set]),
+            &["model.neck.hid_channels is missing", kind],
+        );
     }
     let lone = ["model.neck.norm=false", "data.batch_size=1"];
     says(
