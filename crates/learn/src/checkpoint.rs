@@ -6,13 +6,17 @@
 //! tensor (the bank) and no more. The metadata holds a SHA-256 of the whole file, which is checked
 //! before anything in it is used. Equal states and cursors give equal bytes.
 
+mod choice;
+
+pub use choice::Choice;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use npid_data::source::ContentHash;
-use npid_engine::{Engine, StateEntry};
+use npid_engine::{Description, Engine, StateEntry, StateKind};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
@@ -474,29 +478,48 @@ impl Checkpoint {
     pub fn load_into(&self, engine: &mut dyn Engine, whole: bool) -> Result<(), Error> {
         let entries: Vec<StateEntry> = engine.state().into_iter().filter(|e| e.saved()).collect();
         self.check(&entries, whole)?;
-        let io = |error: std::io::Error| {
-            Error::input(format!("{}: cannot be read ({error})", self.path.display()))
-        };
-        let mut reader = BufReader::with_capacity(1 << 18, &self.file);
         for entry in &entries {
-            let Some(info) = self.tensors.info(&entry.name) else {
-                continue; // `check` has seen to it
-            };
-            let start = self.data_start + info.data_offsets.0 as u64;
-            reader.seek(SeekFrom::Start(start)).map_err(io)?;
-            let mut values = Vec::with_capacity(entry.len());
-            let mut bytes = [0; 4];
-            for _ in 0..entry.len() {
-                reader.read_exact(&mut bytes).map_err(io)?;
-                values.push(f32::from_le_bytes(bytes));
-            }
-            engine.write(&entry.name, &values)?;
+            engine.write(&entry.name, &self.read(&entry.name)?)?;
         }
         if whole {
             let skipped: Vec<u64> = self.meta.skipped.iter().copied().collect();
             engine.exclude_rows(&skipped)?;
         }
         Ok(())
+    }
+
+    /// Checks that the file holds every tensor of the network of `description` in its shape, and
+    /// nothing else but what belongs to training alone.
+    ///
+    /// # Errors
+    /// [`Error::Input`] listing missing, unused and mismatched names.
+    pub fn check_network(&self, description: &Description) -> Result<(), Error> {
+        let of_network = |entry: &StateEntry| {
+            matches!(entry.kind, StateKind::Param(_) | StateKind::Statistic(_))
+        };
+        let entries = npid_engine::state::entries(description).into_iter();
+        self.check(&entries.filter(of_network).collect::<Vec<_>>(), false)
+    }
+
+    /// The elements of a tensor, by its name.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there is no such tensor of numbers, or the file can't be read.
+    pub fn read(&self, name: &str) -> Result<Vec<f32>, Error> {
+        let fail = |what: String| Error::input(format!("{}: {what}", self.path.display()));
+        let io = |error: std::io::Error| fail(format!("cannot be read ({error})"));
+        let info = self.tensors.info(name).filter(|info| info.dtype == Dtype::F32);
+        let info = info.ok_or_else(|| fail(format!("there is no {name} in it")))?;
+        let (start, end) = info.data_offsets;
+        let mut reader = BufReader::with_capacity(BUFFER, &self.file);
+        (reader.seek(SeekFrom::Start(self.data_start + start as u64))).map_err(io)?;
+        let mut values = Vec::with_capacity((end - start) / 4);
+        let mut bytes = [0; 4];
+        for _ in 0..(end - start) / 4 {
+            reader.read_exact(&mut bytes).map_err(io)?;
+            values.push(f32::from_le_bytes(bytes));
+        }
+        Ok(values)
     }
 
     /// Compares names and shapes.

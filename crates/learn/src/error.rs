@@ -58,6 +58,13 @@ impl From<npid_network::Error> for Error {
     }
 }
 
+/// A model that can't be exported is too large for its format.
+impl From<npid_weights::onnx::Error> for Error {
+    fn from(error: npid_weights::onnx::Error) -> Self {
+        Error::Input(format!("--out: {error}"))
+    }
+}
+
 /// An engine refuses a description that the configuration asked for; anything else it refuses
 /// happened during a run.
 impl From<npid_engine::Error> for Error {

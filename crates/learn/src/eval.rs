@@ -9,7 +9,7 @@ use npid_data::source::{self, Source};
 use npid_engine::{Description, Engine, Norm, Sizes};
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoint, survive_file_size_limit};
+use crate::checkpoint::{Checkpoint, Choice, survive_file_size_limit};
 use crate::collections::{Collections, KnnSplit};
 use crate::config::{Config, load};
 use crate::error::Error;
@@ -20,9 +20,11 @@ use crate::run::RunFolder;
 use crate::table::{self, Column};
 use crate::{identity, method, recipes};
 
-/// How a run is asked; nothing here changes an answer.
+/// How a run is asked.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
+    /// Which of its checkpoints answers; nothing else here changes an answer.
+    pub checkpoint: Choice,
     /// Threads of the search; 0 is one for each core.
     pub threads: usize,
     /// Threads that load pictures, in place of the run's `data.workers`.
@@ -40,20 +42,20 @@ struct Trained {
 }
 
 impl Trained {
-    /// Loads the newest whole checkpoint of the run in `folder`. The engine gets the network
-    /// alone: no bank, no optimiser.
-    fn open<F>(folder: &Path, make_engine: F, progress: &mut dyn Progress) -> Result<Self, Error>
+    /// Loads a checkpoint of the run in `folder`. The engine gets the network alone: no bank, no
+    /// optimiser.
+    fn open<F>(
+        folder: &Path,
+        choice: Choice,
+        make_engine: F,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, Error>
     where
         F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
     {
         let folder = RunFolder::open(folder, "--run")?;
         let config = load::load(&recipes::read(&folder.config())?, &[])?;
-        let Some((checkpoint, warnings)) = Checkpoint::newest(&folder.checkpoints())? else {
-            return Err(Error::input(format!(
-                "--run {}: there is no checkpoint in it; let npid train --resume it first",
-                folder.path().display()
-            )));
-        };
+        let (checkpoint, warnings) = choice.open(&folder)?;
         warnings.iter().for_each(|text| progress.warning(text));
         // The method is left out below: any length that a configuration may have will do.
         let length = (config.model.memory_bank.length).unwrap_or(config.data.batch_size.max(2));
@@ -101,7 +103,7 @@ impl Trained {
     }
 }
 
-/// The kNN figure of the newest checkpoint of the run in `folder`.
+/// The kNN figure of a checkpoint of the run in `folder`.
 ///
 /// The run's training pictures vote, all of them; `data` asks if given, else what asked during
 /// training. `k` and `tau` take the run's own values where they are `None`.
@@ -132,7 +134,7 @@ where
         )));
     }
     let queries = data.map(source::open).transpose()?;
-    let mut trained = Trained::open(folder, make_engine, progress)?;
+    let mut trained = Trained::open(folder, options.checkpoint, make_engine, progress)?;
     let mut collections = trained.collections(progress)?;
     if queries.is_some() {
         collections.val = queries;
@@ -222,7 +224,7 @@ where
         }
     }
     let given = data.map(source::open).transpose()?;
-    let mut trained = Trained::open(folder, make_engine, progress)?;
+    let mut trained = Trained::open(folder, options.checkpoint, make_engine, progress)?;
     let parts = match given {
         Some(source) => vec![Part {
             label: (0..source.len()).map(|row| source.label(row)).collect(),

@@ -5,6 +5,7 @@ pub mod collections;
 pub mod config;
 mod error;
 pub mod eval;
+pub mod export;
 pub mod feed;
 mod identity;
 mod images;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use common::*;
+use npid_learn::checkpoint::Choice;
 use npid_learn::eval::{self, Options};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::RowAccessor;
@@ -76,6 +77,7 @@ fn the_figure_the_evaluation_and_the_embedding_agree() {
     let before = (checkpoints(&run), metrics(&run));
     let stop = AtomicBool::new(false);
     let options = Options {
+        checkpoint: Choice::Last,
         threads: 1,
         workers: None,
         stop: &stop,
@@ -140,6 +142,7 @@ fn held_out_pictures_are_the_embedding_s_val() {
     let summary = train(&config, &run).unwrap();
     let stop = AtomicBool::new(false);
     let options = Options {
+        checkpoint: Choice::Last,
         threads: 1,
         workers: Some(2),
         stop: &stop,

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use common::*;
 use npid_data::source::{self, ContentHash};
 use npid_learn::Error;
-use npid_learn::checkpoint::Checkpoint;
+use npid_learn::checkpoint::{Checkpoint, Choice};
 use npid_learn::eval;
 use npid_learn::progress::Progress;
 use npid_learn::run::RunFolder;
@@ -27,6 +27,7 @@ fn stopped_run() -> (tempfile::TempDir, PathBuf) {
 fn ask(run: &Path, progress: &mut dyn Progress) -> [Result<(), Error>; 2] {
     let stop = AtomicBool::new(false);
     let options = eval::Options {
+        checkpoint: Choice::Last,
         threads: 1,
         workers: Some(1),
         stop: &stop,

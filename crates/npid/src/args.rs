@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use npid_learn::checkpoint::Choice;
 
 /// The most threads that can be asked for.
 const MAX_THREADS: usize = npid_learn::config::MAX_WORKERS;
@@ -27,6 +28,8 @@ pub enum Command {
     Eval(Eval),
     /// Write the feature of every picture of a collection.
     Embed(Embed),
+    /// Write a run's network for other programs: PyTorch, safetensors or ONNX.
+    Export(Export),
     /// Look at collections of pictures.
     #[command(subcommand)]
     Data(Data),
@@ -125,6 +128,9 @@ pub struct Knn {
     /// The run's folder
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
+    /// Which checkpoint: last, best (by its kNN figure), or a name such as step-00000120
+    #[arg(long, value_name = "NAME", default_value = "last")]
+    pub checkpoint: Choice,
     /// Labelled pictures that ask [default: the run's own]
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
@@ -149,6 +155,9 @@ pub struct Embed {
     /// The run's folder
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
+    /// Which checkpoint: last, best (by its kNN figure), or a name such as step-00000120
+    #[arg(long, value_name = "NAME", default_value = "last")]
+    pub checkpoint: Choice,
     /// Pictures to embed: a folder or a parquet file [default: the run's own, those that it trained
     /// on and those that ask in its kNN figure]
     #[arg(long, value_name = "PATH")]
@@ -163,6 +172,48 @@ pub struct Embed {
     pub machine: Machine,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Flags of `npid export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// The file to write: weights as .safetensors or .pth (PyTorch), or a model as .onnx
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Which checkpoint: last, best (by its kNN figure), or a name such as step-00000120
+    #[arg(long, value_name = "NAME", default_value = "last")]
+    pub checkpoint: Choice,
+    /// How much of the network [default: backbone of weights, embedding of a model]
+    #[arg(long, value_enum)]
+    pub what: Option<WhatArg>,
+    /// Whose names the weights have [default: torchvision]
+    #[arg(long, value_enum)]
+    pub names: Option<NamesArg>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `--what`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhatArg {
+    /// The backbone; a model's output is the mean over its last map (`pooled`, N x C).
+    Backbone,
+    /// Backbone and neck; a model's output is what npid embed writes (`feature`, N x D, length 1).
+    Embedding,
+    /// Of a model: the backbone's last map (`map`, N x C x H x W).
+    Map,
+}
+
+/// `--names`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NamesArg {
+    /// conv1.weight; a neck's are neck.fc.weight and so on. timm's are the same.
+    Torchvision,
+    /// backbone.conv1.weight, neck.fc.weight; in a .pth file under the key state_dict.
+    Mmselfsup,
 }
 
 /// `npid data`.

@@ -16,6 +16,7 @@ use crate::stop;
 pub fn run(args: &Embed) -> Result<(), Error> {
     let mut display = Display::new(args.output.json);
     let options = eval::Options {
+        checkpoint: args.checkpoint,
         threads: args.machine.threads.unwrap_or(0),
         workers: args.workers,
         stop: stop::flag(),

@@ -15,6 +15,7 @@ use crate::stop;
 pub fn knn(args: &Knn) -> Result<(), Error> {
     let mut display = Display::new(args.output.json);
     let options = eval::Options {
+        checkpoint: args.checkpoint,
         threads: args.machine.threads.unwrap_or(0),
         workers: args.workers,
         stop: stop::flag(),

@@ -19,6 +19,7 @@ mod display;
 mod embed;
 mod engine;
 mod eval;
+mod export;
 mod out;
 mod stop;
 mod train;
@@ -52,6 +53,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Train(args) => train::run(&args),
         Command::Eval(Eval::Knn(args)) => eval::knn(&args),
         Command::Embed(args) => embed::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Data(Data::Inspect { path, output }) => data::inspect(&path, output),
         Command::Data(Data::Patterns { out, output }) => data::patterns(&out, output),
         Command::Bench(Bench::Step(args)) => bench::step(&args),

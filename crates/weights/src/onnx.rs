@@ -44,7 +44,7 @@ pub enum Error {
     #[error("{0} is missing, or of another size than the network's")]
     Tensor(String),
     /// The model would be larger than protobuf allows.
-    #[error("an ONNX file of {0} bytes isn't possible: its format ends at 2 GB")]
+    #[error("an ONNX file of {0} bytes isn't possible, its format ends at 2 GB; write weights")]
     TooLarge(usize),
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Source: the format's description in its repository, huggingface/safetensors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
@@ -19,8 +19,8 @@ use crate::pth::Place;
 const CHUNK: usize = 1 << 14;
 
 /// Writes the counters of `tensors`, I64 (first, so that every number begins at a multiple of its
-/// size, as in files of the format's own library), and the tensors in their order, all F32, with `metadata` as the file's texts by key. Equal
-/// tensors and one text at most give equal bytes (the format's header keeps texts in no order).
+/// size, as in files of the format's own library), and the tensors in their order, all F32, with
+/// `metadata` as the file's texts by key. Equal tensors and texts give equal bytes.
 ///
 /// # Errors
 /// If `out` can't be written.
@@ -43,10 +43,19 @@ pub fn write<W: Write>(mut out: W, tensors: &Tensors, metadata: &[(&str, &str)])
     for (name, tensor) in tensors.iter() {
         info(name, Dtype::F32, &tensor.shape, 4 * tensor.len());
     }
-    let texts = (metadata.iter()).map(|(key, text)| (key.to_string(), text.to_string()));
-    let texts = (!metadata.is_empty()).then(|| texts.collect());
-    let header = Metadata::new(texts, infos).map_err(io::Error::other)?;
-    let mut header = serde_json::to_vec(&header)?;
+    // The library's own header has texts in no order.
+    let mut lines = Vec::new();
+    if !metadata.is_empty() {
+        let texts: BTreeMap<_, _> = metadata.iter().copied().collect();
+        lines.push(format!("\"__metadata__\":{}", serde_json::to_string(&texts)?));
+    }
+    for (name, info) in &infos {
+        let (name, info) = (serde_json::to_string(name)?, serde_json::to_string(info)?);
+        lines.push(format!("{name}:{info}"));
+    }
+    // What it refuses to read isn't written.
+    Metadata::new(None, infos).map_err(io::Error::other)?;
+    let mut header = format!("{{{}}}", lines.join(",")).into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
