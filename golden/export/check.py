@@ -204,7 +204,7 @@ class Case:
             results["timm, pooled"] = off(self.timm(), pooled)
         print(f"{self.name}: D {self.embedded.shape[1]}, spread {spread:.2f}; "
               + "; ".join(f"{k} {v:.1e}" for k, v in results.items()))
-        return spread > 0.05 and all(v < TOLERANCE for v in results.values())
+        return spread > 0.02 and all(v < TOLERANCE for v in results.values())
 
 
 def torchvision_model(depth, weights):

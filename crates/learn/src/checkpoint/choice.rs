@@ -54,7 +54,7 @@ impl Choice {
         };
         match self {
             Choice::Last => newest(),
-            Choice::Step(step) => Ok((open(folder, &file_name(step), step)?, Vec::new())),
+            Choice::Step(step) => Ok((open(folder, &step.to_string(), step)?, Vec::new())),
             Choice::Best => {
                 let (newest, warnings) = newest()?;
                 let Some(best) = newest.meta().figures.best else {
@@ -85,7 +85,7 @@ fn open(folder: &RunFolder, asked: &str, step: u64) -> Result<Checkpoint, Error>
                 false => format!("there are {}", there.join(", ")),
             };
             Err(Error::input(format!(
-                "--checkpoint {asked}: {} is not in {}; {there}",
+                "--checkpoint {asked}: there is no {} in {}; {there}",
                 file_name(step),
                 folder.checkpoints().display()
             )))

@@ -109,12 +109,12 @@ fn weights_are_the_checkpoints_with_torchvisions_names() {
     assert_eq!(prefixed.len(), 120);
 
     // Another checkpoint, in every way to name it.
-    for name in ["step-00000000", "step-00000000.safetensors", "0"] {
+    for name in ["step-00000005", "step-00000005.safetensors", "5"] {
         let out = format!("{name}.pth");
         let report = export(&s, &format!("--out {out} --checkpoint {name}"));
-        assert_eq!(report["step"], 0);
+        assert_eq!(report["step"], 5);
         let first = tensors(&s.path(&out));
-        assert_eq!(first["bn1.num_batches_tracked"].1, [0.0]);
+        assert_eq!(first["bn1.num_batches_tracked"].1, [5.0]);
         assert_ne!(first["conv1.weight"], backbone["conv1.weight"]);
     }
     // Equal files every time.
@@ -223,7 +223,7 @@ fn what_can_not_be_exported_is_refused() {
         ),
         (
             "--run run --out a.pth --checkpoint 7",
-            &["step-00000007", "there are step-00000000"],
+            &["step-00000007", "there are step-00000005, step-00000010"],
         ),
         // Pictures without classes have no kNN figure.
         ("--run run --out a.pth --checkpoint best", &["best", "last"]),
@@ -250,7 +250,7 @@ fn what_can_not_be_exported_is_refused() {
     let deeper = config.replace("depth = 18", "depth = 34");
     fs::write(s.path("run/config.toml"), deeper).unwrap();
     for out in ["b.pth", "b.onnx"] {
-        let command = format!("export --run run --out {out} --checkpoint 0");
+        let command = format!("export --run run --out {out} --checkpoint 5");
         s.refuses(&command, &["missing", "backbone.layer1.2"]);
     }
 }
