@@ -508,7 +508,10 @@ impl Checkpoint {
     pub fn read(&self, name: &str) -> Result<Vec<f32>, Error> {
         let fail = |what: String| Error::input(format!("{}: {what}", self.path.display()));
         let io = |error: std::io::Error| fail(format!("cannot be read ({error})"));
-        let info = self.tensors.info(name).filter(|info| info.dtype == Dtype::F32);
+        let info = self
+            .tensors
+            .info(name)
+            .filter(|info| info.dtype == Dtype::F32);
         let info = info.ok_or_else(|| fail(format!("there is no {name} in it")))?;
         let (start, end) = info.data_offsets;
         let mut reader = BufReader::with_capacity(BUFFER, &self.file);

@@ -47,7 +47,10 @@ pub fn write<W: Write>(mut out: W, tensors: &Tensors, metadata: &[(&str, &str)])
     let mut lines = Vec::new();
     if !metadata.is_empty() {
         let texts: BTreeMap<_, _> = metadata.iter().copied().collect();
-        lines.push(format!("\"__metadata__\":{}", serde_json::to_string(&texts)?));
+        lines.push(format!(
+            "\"__metadata__\":{}",
+            serde_json::to_string(&texts)?
+        ));
     }
     for (name, info) in &infos {
         let (name, info) = (serde_json::to_string(name)?, serde_json::to_string(info)?);

@@ -109,8 +109,16 @@ mod tests {
         ] {
             assert_eq!(text.parse(), choice, "{text}");
         }
-        for text in ["", "newest", "step-", "+5", "-5", "../step-3", "1e3", "step-99999999999999999999"]
-        {
+        for text in [
+            "",
+            "newest",
+            "step-",
+            "+5",
+            "-5",
+            "../step-3",
+            "1e3",
+            "step-99999999999999999999",
+        ] {
             assert!(text.parse::<Choice>().is_err(), "{text}");
         }
     }

@@ -213,10 +213,19 @@ fn what_can_not_be_exported_is_refused() {
         ("--run nothing --out a.pth", &["--run nothing", "no such"]),
         ("--run pictures --out a.pth", &["--run", "config.toml"]),
         ("--run run", &["--out"]),
-        ("--run run --out a.pth --what map", &["--what map", "backbone"]),
-        ("--run run --out a.pth --what head", &["--what", "embedding"]),
+        (
+            "--run run --out a.pth --what map",
+            &["--what map", "backbone"],
+        ),
+        (
+            "--run run --out a.pth --what head",
+            &["--what", "embedding"],
+        ),
         ("--run run --out a.onnx --names mmselfsup", &["--names"]),
-        ("--run run --out a.pth --names vissl", &["--names", "mmselfsup"]),
+        (
+            "--run run --out a.pth --names vissl",
+            &["--names", "mmselfsup"],
+        ),
         (
             "--run run --out a.pth --checkpoint newest",
             &["--checkpoint", "last", "best"],
@@ -271,7 +280,10 @@ fn a_full_disk_leaves_nothing() {
             .unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
-        assert!(stderr.contains(out) && stderr.lines().count() == 1, "{stderr}");
+        assert!(
+            stderr.contains(out) && stderr.lines().count() == 1,
+            "{stderr}"
+        );
         let left = fs::read_dir(s.path(".")).unwrap().filter(|entry| {
             let name = entry.as_ref().unwrap().file_name();
             name.to_string_lossy().contains(out)
