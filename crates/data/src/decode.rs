@@ -1,44 +1,87 @@
 //! From encoded bytes to RGB: what a picture is, is told by its first bytes, never by its name.
 //!
 //! Pictures become RGB as PIL's `convert("RGB")` does: grey is repeated, a palette is looked up,
-//! alpha is dropped without blending. Two deviations, both on purpose: 16-bit samples are scaled
-//! (`v >> 8`) where PIL clips grey ones at 255, and the EXIF orientation is applied.
+//! alpha is dropped without blending, CMYK becomes RGB by its formula; of an animation the first frame
+//! is taken. Two deviations, both on purpose: 16-bit samples are scaled (`v >> 8`) where PIL clips
+//! grey ones at 255, and the EXIF orientation is applied.
 //!
-//! PNGs are PIL's to the bit. JPEGs are within 2 of 255 of libjpeg-turbo's, except where colours are
-//! stored at half the resolution both ways (4:2:0): there zune-jpeg rounds between the two passes of
-//! its interpolation and doesn't stop it at the picture's edge. Over 200 photographs 0.008 % of the
-//! samples differ by more than 2, and the largest difference is 7.
+//! What is stored without loss is PIL's to the bit. JPEGs are within 2 of 255 of libjpeg-turbo's,
+//! except where colours are stored at half the resolution both ways (4:2:0): there zune-jpeg rounds
+//! between the two passes of its interpolation and doesn't stop it at the picture's edge. Over 200
+//! photographs 0.008 % of the samples differ by more than 2, and the largest difference is 7.
 
+mod bmp;
 mod exif;
+mod gif;
 mod jpeg;
 mod png;
+mod tiff;
+mod webp;
 
-use std::panic::catch_unwind;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::source::{Picture, PictureError};
 
-/// The largest picture that is decoded, in pixels: 16,384 x 16,384. A few hundred bytes can claim
-/// to be larger than any memory, and such a claim is refused before anything is allocated.
-pub const MAX_PIXELS: u64 = 1 << 28;
+/// The largest picture that is decoded, in pixels (as much as 13,377 x 13,377): where PIL refuses one
+/// as a "decompression bomb". A few hundred bytes can claim to be larger than any memory, and such a
+/// claim is refused by what the header says, before anything is allocated.
+pub const MAX_PIXELS: u64 = 178_956_970;
 
-/// Decodes a JPEG or PNG to RGB.
+/// Pictures above this many pixels are decoded one at a time, so that threads don't take a gigabyte
+/// each at once.
+const LARGE: u64 = 1 << 25;
+
+/// Bytes that a decoder may take beside its result, at most: eight for each pixel of the largest.
+const MAX_BYTES: usize = 8 * MAX_PIXELS as usize;
+
+/// Decodes a JPEG, PNG, WebP, BMP, TIFF or GIF to RGB.
 ///
 /// # Errors
-/// The reason, in a few words: not a JPEG or PNG (and what it looks like), cut short, corrupt, of
-/// an unsupported kind, or larger than [`MAX_PIXELS`]. A picture that is cut short is an error, as
-/// it is for PIL, and never a half-grey picture.
+/// The reason, in a few words: no picture (and what it looks like), cut short, corrupt, of an
+/// unsupported kind, or larger than [`MAX_PIXELS`]. A picture that is cut short is an error, as it is
+/// for PIL, and never a half-grey picture.
 pub fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
     let decoder: fn(&[u8]) -> Result<Picture, PictureError> = match Format::of(bytes) {
         Format::Jpeg => jpeg::decode,
         Format::Png => png::decode,
+        Format::WebP => webp::decode,
+        Format::Bmp => bmp::decode,
+        Format::Tiff => tiff::decode,
+        Format::Gif => gif::decode,
         Format::Other(what) => return Err(PictureError::new(what)),
     };
     // A decoder's own mistake on a damaged file is that file's problem, not the run's.
-    catch_unwind(|| decoder(bytes)).unwrap_or_else(|_| {
+    let picture = catch(|| decoder(bytes)).unwrap_or_else(|| {
         Err(PictureError::new(
             "corrupt: the decoder gave up on it with a panic",
         ))
+    });
+    // Some decoders explain themselves in several lines.
+    picture.map_err(|error| {
+        let words: Vec<&str> = error.reason.split_whitespace().collect();
+        PictureError::new(words.join(" "))
     })
+}
+
+thread_local! {
+    static IS_CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic on this thread now would be caught and become an error. A program's panic hook
+/// asks this, so as not to print what is no failure of its own.
+pub fn is_panic_caught() -> bool {
+    IS_CAUGHT.get()
+}
+
+/// Calls a decoder of somebody else's bytes; `None` where it panics.
+pub(crate) fn catch<T>(call: impl FnOnce() -> T) -> Option<T> {
+    let before = IS_CAUGHT.replace(true);
+    // What the call holds is dropped with it, or, where it is shared, only read.
+    let result = catch_unwind(AssertUnwindSafe(call));
+    IS_CAUGHT.set(before);
+    result.ok()
 }
 
 /// What the first bytes say.
@@ -46,58 +89,93 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
 pub(crate) enum Format {
     Jpeg,
     Png,
-    /// Neither; the reason names what it looks like instead.
+    WebP,
+    Bmp,
+    Tiff,
+    Gif,
+    /// None of them; the reason names what it looks like instead.
     Other(&'static str),
 }
 
 impl Format {
+    /// Some 20 bytes are enough.
     pub(crate) fn of(bytes: &[u8]) -> Format {
         match bytes {
             [0xff, 0xd8, 0xff, ..] => Format::Jpeg,
             [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Format::Png,
             [] => Format::Other("the file is empty"),
-            [b'G', b'I', b'F', b'8', ..] => Format::Other("a GIF, not a JPEG or PNG"),
-            [
-                b'R',
-                b'I',
-                b'F',
-                b'F',
-                _,
-                _,
-                _,
-                _,
-                b'W',
-                b'E',
-                b'B',
-                b'P',
-                ..,
-            ] => Format::Other("a WebP, not a JPEG or PNG"),
-            [b'B', b'M', ..] => Format::Other("a BMP, not a JPEG or PNG"),
-            [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => {
-                Format::Other("a TIFF, not a JPEG or PNG")
-            }
+            [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Format::Gif,
+            _ if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") => Format::WebP,
+            _ if bmp::begins(bytes) => Format::Bmp,
+            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Format::Tiff,
             [_, _, _, _, b'f', b't', b'y', b'p', ..] => {
-                Format::Other("a HEIC, AVIF or video file, not a JPEG or PNG")
+                Format::Other("a HEIC, AVIF or video file, which npid does not read")
             }
-            [b'<', ..] => Format::Other("markup (HTML, SVG or XML), not a JPEG or PNG"),
-            _ => Format::Other("not a JPEG or PNG"),
+            [b'<', ..] => Format::Other("markup (HTML, SVG or XML), not a picture"),
+            _ => Format::Other("not a JPEG, PNG, WebP, BMP, TIFF or GIF"),
+        }
+    }
+
+    /// Its name; `None` for what is no picture.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        match self {
+            Format::Jpeg => Some("JPEG"),
+            Format::Png => Some("PNG"),
+            Format::WebP => Some("WebP"),
+            Format::Bmp => Some("BMP"),
+            Format::Tiff => Some("TIFF"),
+            Format::Gif => Some("GIF"),
+            Format::Other(_) => None,
+        }
+    }
+
+    /// The name of the format that files with this ending have.
+    pub(crate) fn name_of_ending(ending: &str) -> &'static str {
+        match ending.to_ascii_lowercase().as_str() {
+            "jpg" | "jpeg" => "JPEG",
+            "png" => "PNG",
+            "webp" => "WebP",
+            "bmp" => "BMP",
+            "tif" | "tiff" => "TIFF",
+            "gif" => "GIF",
+            _ => "other",
         }
     }
 }
 
-/// Refuses pictures without pixels or with too many.
-fn check_size(width: u64, height: u64) -> Result<(), PictureError> {
+/// Held while a picture is decoded.
+struct Admitted {
+    _alone: Option<MutexGuard<'static, ()>>,
+}
+
+/// Refuses pictures without pixels or with too many, and lets large ones in one at a time.
+fn admit(width: u64, height: u64) -> Result<Admitted, PictureError> {
+    static ALONE: Mutex<()> = Mutex::new(());
     if width == 0 || height == 0 {
         return Err(PictureError::new(format!(
             "it is {width} x {height} pixels"
         )));
     }
-    if width.saturating_mul(height) > MAX_PIXELS {
+    let pixels = width.saturating_mul(height);
+    if pixels > MAX_PIXELS {
         return Err(PictureError::new(format!(
             "{width} x {height} pixels are more than the {MAX_PIXELS} that npid decodes"
         )));
     }
-    Ok(())
+    // A decoder that panicked left nothing behind the lock that could be wrong.
+    let alone = || ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(Admitted {
+        _alone: (pixels > LARGE).then(alone),
+    })
+}
+
+/// PIL's conversion of CMYK, where each value is the amount of ink.
+fn ink_to_rgb([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+    let paper = 255 - i32::from(k);
+    [c, m, y].map(|ink| {
+        let product = i32::from(ink) * paper + 128;
+        (paper - ((product + (product >> 8)) >> 8)).clamp(0, 255) as u8
+    })
 }
 
 /// Turns and mirrors a picture as EXIF's orientation (1 to 8) asks; what `ImageOps.exif_transpose`
@@ -162,13 +240,23 @@ mod tests {
     fn what_is_not_a_picture_is_named() {
         for (bytes, word) in [
             (&b""[..], "empty"),
-            (b"GIF89a", "GIF"),
-            (b"RIFF\0\0\0\0WEBPVP8 ", "WebP"),
+            (b"\0\0\0\x20ftypheic", "HEIC"),
             (b"<!DOCTYPE html>", "HTML"),
-            (b"hello there", "not a JPEG or PNG"),
+            (b"hello there", "not a JPEG"),
+            (b"BMW/1.jpg 3\nBMW/2.jpg 3\n", "not a JPEG"),
         ] {
             let reason = decode(bytes).unwrap_err().reason;
             assert!(reason.contains(word), "{reason}");
         }
+    }
+
+    #[test]
+    fn panics_become_errors_and_are_marked() {
+        assert!(!is_panic_caught());
+        assert_eq!(catch(|| is_panic_caught()), Some(true));
+        std::panic::set_hook(Box::new(|_| {}));
+        assert_eq!(catch(|| -> u8 { panic!("on purpose") }), None);
+        let _ = std::panic::take_hook();
+        assert!(!is_panic_caught());
     }
 }

@@ -4,20 +4,38 @@
 //! content alone. The row is the picture's identity everywhere: in the memory bank, in the
 //! shuffled order, in the draws of the augmentation and in every file npid writes.
 //!
-//! One file below this module holds one kind of source; [`open`] is the only place that knows
-//! which kinds exist. A further kind is a file there and a line in [`open`].
+//! One file below this module holds one kind of source. [`layout`] finds out what a path holds, and
+//! [`open`](mod@open) makes sources of that; a further kind is a file here, a [`layout::Kind`] and
+//! an arm in `open`.
 
+mod brace;
+mod cifar;
+mod error;
+mod file;
 mod folder;
+mod idx;
+mod join;
+mod labels;
+mod layout;
+mod list;
+mod open;
 mod parquet;
+mod raw;
+mod search;
+mod shards;
+mod split;
+mod stl10;
+mod tar;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-pub use folder::{FolderSource, splits};
+pub use error::Error;
+pub use folder::FolderSource;
+pub use join::Joined;
+pub use list::ListSource;
+pub use open::{Opened, Options, Wanted, find, open};
 pub use parquet::ParquetSource;
+pub use raw::RawSource;
 use serde::Serialize;
-
-use crate::decode::Format;
+pub use shards::ShardSource;
 
 /// One decoded picture: 8-bit RGB, rows from top to bottom, channels last (H x W x 3).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +67,7 @@ impl PictureError {
 }
 
 /// SHA-256 of a picture's encoded bytes (what `sha256sum FILE` prints), or of its RGB bytes where
-/// a picture is generated and never was encoded.
+/// a picture is generated or stored as plain pixels, and never was encoded.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContentHash(pub [u8; 32]);
 
@@ -77,7 +95,9 @@ impl std::fmt::Debug for ContentHash {
 /// What a source says about itself without decoding a picture.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Description {
-    /// The kind of source, as a person would name it: "folder", "parquet file", "patterns".
+    /// The kind of source, as a person would name it: "folder", "list file", "parquet file",
+    /// "parquet folder", "tar shards", "CIFAR-10 binary", "CIFAR-100 binary", "IDX",
+    /// "STL-10 binary", "patterns"; several at once are joined by " + ".
     pub kind: String,
     /// Number of pictures (rows).
     pub images: usize,
@@ -101,13 +121,14 @@ pub trait Source: Send + Sync {
     /// Number of rows, unreadable pictures included.
     fn len(&self) -> usize;
 
-    /// Whether there are no rows at all. [`open`] never returns such a source.
+    /// Whether there are no rows at all. [`open()`] never returns such a source.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The picture's name within the collection: a path relative to its root with `/` between the
-    /// parts, or `file.parquet#123`.
+    /// parts, `file.parquet#123` in a file of rows, or `shard.tar/name` in a tar. Control
+    /// characters are escaped, so that a name can be printed.
     fn name(&self, row: usize) -> String;
 
     /// Index of the picture's class in [`Source::classes`], or of an unnamed class; `None` where
@@ -137,6 +158,21 @@ pub trait Source: Send + Sync {
         Ok((self.picture(row)?, self.content_hash(row)?))
     }
 
+    /// The numbers in a column of this name, one for each row in order, as f64.
+    ///
+    /// # Errors
+    /// [`Error::Column`] where the source has no columns (all but parquet), none of this name, or
+    /// one that holds something else than numbers, or no number in some row.
+    fn column(&self, name: &str) -> Result<Vec<f64>, Error> {
+        Err(Error::Column {
+            column: name.into(),
+            what: format!(
+                "there are no columns beside these pictures ({}); only parquet files have some",
+                self.describe().kind
+            ),
+        })
+    }
+
     /// What a person should know about how the collection was understood, a sentence each; found
     /// out when it was opened, so that asking costs nothing.
     fn notes(&self) -> Vec<String> {
@@ -145,131 +181,6 @@ pub trait Source: Send + Sync {
 
     /// What the collection is, without decoding anything.
     fn describe(&self) -> Description;
-}
-
-/// Why a collection can't be used at all. Each message is one line that names the path and says
-/// what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The path doesn't exist.
-    #[error(
-        "{}: no such file or folder; give a folder of JPEG or PNG pictures or a parquet file",
-        path.display()
-    )]
-    Missing {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// The path, or something under it, can't be read.
-    #[error("{}: cannot be read ({source}); check its permissions", path.display())]
-    Io {
-        /// What was being read.
-        path: PathBuf,
-        /// The operating system's answer.
-        source: std::io::Error,
-    },
-    /// A folder without pictures.
-    #[error("{}: no JPEG or PNG found in it or below it{hint}", path.display())]
-    Empty {
-        /// The folder.
-        path: PathBuf,
-        /// What was found instead, or what to do.
-        hint: String,
-    },
-    /// A file that is no known collection.
-    #[error("{}: not a collection npid knows ({what}); give a folder of JPEG or PNG pictures or a parquet file", path.display())]
-    Unknown {
-        /// The file.
-        path: PathBuf,
-        /// What it looks like.
-        what: String,
-    },
-    /// A parquet file without pictures in it.
-    #[error(
-        "{}: no image column; its columns are {}; name one `image`, of bytes or of a struct with `bytes`",
-        path.display(), columns.join(", ")
-    )]
-    NoImageColumn {
-        /// The file.
-        path: PathBuf,
-        /// Its columns with their types.
-        columns: Vec<String>,
-    },
-    /// A parquet file without rows.
-    #[error("{}: a parquet file without rows; write or download it again", path.display())]
-    NoRows {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A parquet file whose pictures or labels are compressed in a way that isn't read.
-    #[error(
-        "{}: column {column} is compressed with {codec}; npid reads none, snappy, gzip and zstd: \
-         write the file again with one of them",
-        path.display()
-    )]
-    Compression {
-        /// The file.
-        path: PathBuf,
-        /// The column.
-        column: String,
-        /// The compression's name.
-        codec: String,
-    },
-    /// A parquet file that can't be understood.
-    #[error("{}: not a readable parquet file ({reason}); write or download it again", path.display())]
-    Parquet {
-        /// The file.
-        path: PathBuf,
-        /// The reader's words.
-        reason: String,
-    },
-    /// Not one picture can be read.
-    #[error("{} {name}: {reason}", match images {
-        1 => "the only picture can't be read, it is".to_owned(),
-        n => format!("none of the {n} pictures can be read; the first is"),
-    })]
-    NothingReadable {
-        /// Number of pictures tried.
-        images: usize,
-        /// Name of the first.
-        name: String,
-        /// What is wrong with the first.
-        reason: String,
-    },
-}
-
-/// Opens the collection at `path`, whose kind is recognised from the path alone: a folder of JPEG
-/// and PNG pictures, or a parquet file in the layout of Hugging Face's data sets.
-///
-/// # Errors
-/// If nothing is there, or it holds no pictures; see [`Error`].
-pub fn open(path: &Path) -> Result<Arc<dyn Source>, Error> {
-    let io = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => Error::Missing { path: path.into() },
-        _ => Error::Io {
-            path: path.into(),
-            source,
-        },
-    };
-    if std::fs::metadata(path).map_err(io)?.is_dir() {
-        return Ok(Arc::new(FolderSource::open(path)?));
-    }
-    // Files are told apart by their first bytes, which are always there; names lie or are missing.
-    let mut start = [0; 16];
-    let mut file = std::fs::File::open(path).map_err(io)?;
-    let length = std::io::Read::read(&mut file, &mut start).map_err(io)?;
-    if start[..length].starts_with(b"PAR1") {
-        return Ok(Arc::new(ParquetSource::open(path)?));
-    }
-    let what = match Format::of(&start[..length]) {
-        Format::Jpeg | Format::Png => "it is a single picture",
-        Format::Other(_) if length == 0 => "the file is empty",
-        Format::Other(_) => "neither a folder nor a parquet file",
-    };
-    Err(Error::Unknown {
-        path: path.into(),
-        what: what.into(),
-    })
 }
 
 /// The first row, in ascending order and not `excluded`, whose picture can be read, with that

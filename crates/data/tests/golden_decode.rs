@@ -29,14 +29,16 @@ fn pictures_are_as_pil_sees_them() {
         let differences = got.rgb.iter().zip(expected).map(|(a, b)| a.abs_diff(*b));
         let worst = differences.clone().max().unwrap();
         let beyond_2 = differences.filter(|d| *d > 2).count();
-        if name.ends_with(".png") {
-            assert_eq!(worst, 0, "{name}");
-        } else {
+        if name.ends_with(".jpg") {
             check_jpeg(name, worst, beyond_2, expected.len());
+        } else if name.starts_with("lossy") || ["jpeg.tif", "ycbcr.tif"].contains(&name) {
+            assert!(worst <= 2, "{name}: {worst}");
+        } else {
+            assert_eq!(worst, 0, "{name}");
         }
         cases += 1;
     }
-    assert_eq!(cases, 22);
+    assert_eq!(cases, 70);
 }
 
 /// The design allows a decoder 2 of 255. zune-jpeg keeps that where the colours are stored in full
@@ -90,6 +92,32 @@ fn a_png_cut_short_is_an_error() {
     }
 }
 
+/// Of the other formats everything up to the last byte of pixels is needed. How many bytes at the end
+/// hold none of them depends on the format: a trailer, padding, or metadata behind the pixels.
+#[test]
+fn other_formats_cut_short_are_errors() {
+    for (name, end) in [
+        ("rgb.bmp", 0),
+        ("palette-4bit.bmp", 2),
+        ("555.bmp", 2),
+        ("rle8.bmp", 2),
+        ("lossy.webp", 0),
+        ("lossless-alpha.webp", 0),
+        ("palette.gif", 4),
+        ("interlaced.gif", 4),
+        ("rgb-raw.tif", 300),
+        ("rgb-lzw.tif", 300),
+        ("group4.tif", 300),
+    ] {
+        let whole = std::fs::read(folder().join(name)).unwrap();
+        assert!(decode(&whole).is_ok(), "{name}");
+        for length in (0..whole.len() - end).step_by(3) {
+            let cut = decode(&whole[..length]);
+            assert!(cut.is_err(), "{name} of {length} of {} bytes", whole.len());
+        }
+    }
+}
+
 #[test]
 fn padding_between_segments_is_passed_over_as_libjpeg_does() {
     let whole = jpeg(&picture(24, 24, 3));
@@ -119,6 +147,34 @@ fn a_bomb_is_refused() {
     bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
     let reason = decode(&bomb).unwrap_err().reason;
     assert!(reason.contains("65536 x 65536"), "{reason}");
+
+    // The sizes of the others, where their headers have them.
+    let read = |name: &str| std::fs::read(folder().join(name)).unwrap();
+    let mut bmp = read("rgb.bmp");
+    bmp[18..26].copy_from_slice(&[0, 0, 0, 0x10, 0, 0, 0, 0x10]);
+    let mut gif = read("palette.gif");
+    gif[6..10].fill(0xff);
+    let mut webp = read("lossless.webp");
+    // Behind the signature byte, 14 bits of width - 1 and of height - 1.
+    let size = webp.windows(4).position(|w| w == b"VP8L").unwrap() + 9;
+    webp[size..size + 3].fill(0xff);
+    webp[size + 3] |= 0x0f;
+    let mut tiff = read("rgb-raw.tif");
+    for tag in [0x100u16, 0x101] {
+        let entry = |kind: u16| [tag.to_le_bytes(), kind.to_le_bytes()].concat();
+        let (short, long) = (entry(3), entry(4));
+        let at = tiff.windows(4).position(|w| w == short || w == long).unwrap();
+        tiff[at + 8..at + 10].fill(0xff);
+    }
+    for (bomb, size) in [
+        (bmp, "268435456 x 268435456"),
+        (gif, "65535 x 65535"),
+        (webp, "16384 x 16384"),
+        (tiff, "65535 x 65535"),
+    ] {
+        let reason = decode(&bomb).unwrap_err().reason;
+        assert!(reason.contains(size), "{reason}, not {size}");
+    }
 }
 
 fn crc32(bytes: &[u8]) -> u32 {
@@ -139,13 +195,25 @@ fn damage_never_does_worse_than_an_error() {
         "cmyk.jpg",
         "turned-6.jpg",
         "palette.png",
+        "lossy-alpha.webp",
+        "lossless.webp",
+        "animated.webp",
+        "palette-4bit.bmp",
+        "rle4.bmp",
+        "565.bmp",
+        "interlaced.gif",
+        "part.gif",
+        "rgb-lzw.tif",
+        "palette.tif",
+        "jpeg.tif",
+        "group4.tif",
     ]
     .into_iter()
     .enumerate()
     {
         let whole = std::fs::read(folder().join(name)).unwrap();
         let mut stream = Stream::new(1, Purpose::Bench, 0, item as u64, 0);
-        for _ in 0..1500 {
+        for _ in 0..1000 {
             let mut damaged = whole.clone();
             for _ in 0..=stream.below(3) {
                 let at = stream.below(damaged.len() as u64) as usize;

@@ -356,7 +356,7 @@ fn damaged_files_are_skipped_and_named() {
         skipped,
         [
             ("a/cut.jpg", "the JPEG is cut short"),
-            ("b/text.jpg", "not a JPEG or PNG"),
+            ("b/text.jpg", "not a JPEG, PNG, WebP, BMP, TIFF or GIF"),
         ]
     );
 }

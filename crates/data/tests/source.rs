@@ -4,7 +4,7 @@ mod common;
 
 use common::{Row, jpeg, open_error, picture, png, write, write_parquet, write_parquet_with};
 use npid_data::inspect::inspect;
-use npid_data::source::{ContentHash, Error, Source, first_readable, open, splits};
+use npid_data::source::{ContentHash, Error, Source, first_readable, open};
 
 #[test]
 fn a_folder_of_folders_has_classes_in_order() {
@@ -75,24 +75,6 @@ fn a_flat_folder_has_no_labels() {
     assert!(text.contains("classes: none"), "{text}");
 }
 
-#[test]
-fn splits_are_not_silently_taken_for_classes() {
-    let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), "train/cat/1.png", &png(&picture(4, 4, 1)));
-    write(dir.path(), "val/cat/1.png", &png(&picture(4, 4, 1)));
-    let notes = open(dir.path()).unwrap().describe().notes;
-    let apart = format!("--data {0}/train and --val {0}/val", dir.path().display());
-    assert!(notes.len() == 1 && notes[0].contains(&apart), "{notes:?}");
-    let names = |all: &[&str]| all.iter().map(|name| name.to_string()).collect::<Vec<_>>();
-    assert_eq!(
-        splits(&names(&["test", "train"])),
-        Some(("train", Some("test")))
-    );
-    assert_eq!(splits(&names(&["train"])), Some(("train", None)));
-    assert_eq!(splits(&names(&["cat", "train"])), None);
-    assert_eq!(splits(&[]), None);
-}
-
 #[cfg(unix)]
 #[test]
 fn links_are_followed_but_not_in_circles() {
@@ -121,21 +103,21 @@ fn what_is_no_collection_is_one_clear_line() {
     std::fs::create_dir(&empty).unwrap();
     let line = open_error(&empty);
     assert!(
-        line.contains("no JPEG or PNG") && line.contains("it is empty"),
+        line.contains("no picture found") && line.contains("it is empty"),
         "{line}"
     );
 
-    write(&empty, "a.webp", b"RIFF");
-    write(&empty, "part-0.parquet", b"PAR1");
+    write(&empty, "a.heic", b"ftyp");
+    write(&empty, "b.txt", b"");
     let line = open_error(&empty);
-    assert!(line.contains("such as part-0.parquet"), "{line}");
+    assert!(line.contains("but 2 other files"), "{line}");
 
     write(dir.path(), "one.png", &png(&picture(4, 4, 1)));
     let line = open_error(&dir.path().join("one.png"));
     assert!(line.contains("single picture"), "{line}");
 
-    write(dir.path(), "list.txt", b"a.jpg 0\n");
-    let line = open_error(&dir.path().join("list.txt"));
+    write(dir.path(), "zeros.dat", &[0; 100]);
+    let line = open_error(&dir.path().join("zeros.dat"));
     assert!(line.contains("not a collection npid knows"), "{line}");
 
     write(dir.path(), "cut.parquet", b"PAR1 and no more");

@@ -1,13 +1,12 @@
 //! The pictures of a run, and which of them vote and ask in its kNN figure.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use npid_data::patterns::{Patterns, Split};
-use npid_data::source::{self, Source};
+use npid_data::source::{self, Opened, Options, Source, Wanted};
 use npid_network::philox::{Purpose, Stream};
 
-use crate::config::{Config, Data};
+use crate::config::{Config, Data, Paths};
 use crate::error::Error;
 
 /// Pictures of each split of the built-in patterns.
@@ -27,33 +26,62 @@ pub struct Collections {
     pub train: Arc<dyn Source>,
     /// What asks in the kNN figure; `None` where training pictures must.
     pub val: Option<Arc<dyn Source>>,
+    /// A sentence for each path that holds a part for training and one for queries.
+    pub found: Vec<String>,
 }
 
 impl Collections {
-    /// Opens `data.path` and `data.val`; without a path, the built-in patterns.
+    /// Opens `data.path` and `data.val`; without a path, the built-in patterns. Without a `val`, what
+    /// `data.path` holds for queries (`val/` beside `train/`, CIFAR's test batch, and so on) asks.
     ///
     /// # Errors
     /// [`Error::Input`] naming the path that can't be used.
     pub fn open(data: &Data) -> Result<Self, Error> {
+        Self::open_by_key(data).map_err(|(_, error)| error)
+    }
+
+    /// As [`Collections::open`]; an error comes with the key whose path it is about.
+    pub(crate) fn open_by_key(data: &Data) -> Result<Self, (&'static str, Error)> {
         let patterns = |split| -> Arc<dyn Source> {
             Arc::new(Patterns::new(split, PATTERNS, PATTERNS_SIZE, PATTERNS_SEED))
         };
-        let open = |path: &Path| source::open(path);
-        let train = match &data.path {
-            Some(path) => open(path)?,
-            None => patterns(Split::Train),
+        let options = Options {
+            data_prefix: data.data_prefix.clone(),
         };
-        let val = match (&data.val, &data.path) {
-            (Some(path), _) => Some(open(path)?),
-            (None, None) => Some(patterns(Split::Val)),
-            (None, Some(_)) => None,
+        let open = |paths: &Paths, wanted, options: &Options, key| {
+            let opened = source::find(paths.as_slice(), wanted, options);
+            opened.map_err(|error| (key, error.into()))
         };
-        Ok(Collections { train, val })
+        let mut opened = match &data.path {
+            Some(paths) => {
+                let wanted = match data.val {
+                    Some(_) => Wanted::Train,
+                    None => Wanted::Both,
+                };
+                open(paths, wanted, &options, "data.path")?
+            }
+            None => Opened {
+                pictures: patterns(Split::Train),
+                val: Some(patterns(Split::Val)),
+                found: Vec::new(),
+            },
+        };
+        if let Some(paths) = &data.val {
+            let val = open(paths, Wanted::Queries, &Options::default(), "data.val")?;
+            opened.val = Some(val.pictures);
+            opened.found.extend(val.found);
+        }
+        Ok(Collections {
+            train: opened.pictures,
+            val: opened.val,
+            found: opened.found,
+        })
     }
 
     /// What a person should know about how the collections were understood, a sentence each.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = self.train.notes();
+        let mut notes = self.found.clone();
+        notes.extend(self.train.notes());
         for note in self.val.iter().flat_map(|val| val.notes()) {
             if !notes.contains(&note) {
                 notes.push(note);
@@ -116,8 +144,8 @@ impl KnnSplit {
         match seen.len() {
             0 => {
                 return none(
-                    "the training pictures have no labels (sub-folders are classes; so are whole \
-                     numbers in a parquet file's column `label`)",
+                    "the training pictures have no labels (sub-folders are classes; so is what a \
+                     list file, a tar's .cls or a parquet file's column `label` says)",
                 );
             }
             1 => return none("all labelled training pictures are of one class"),
@@ -141,8 +169,8 @@ impl KnnSplit {
                     .unzip();
                 if rows.is_empty() {
                     return none(
-                        "the query pictures have no labels (sub-folders are classes; so are whole \
-                         numbers in a parquet file's column `label`)",
+                        "the query pictures have no labels (sub-folders are classes; so is what a \
+                         list file, a tar's .cls or a parquet file's column `label` says)",
                     );
                 }
                 if unknown > 0 {

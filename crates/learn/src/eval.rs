@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use npid_data::loader::Skipped;
-use npid_data::source::{self, Source};
+use npid_data::source::{self, Source, Wanted};
 use npid_engine::{Description, Engine, Norm, Sizes};
 use serde::Serialize;
 
@@ -105,15 +105,15 @@ impl Trained {
 
 /// The kNN figure of a checkpoint of the run in `folder`.
 ///
-/// The run's training pictures vote, all of them; `data` asks if given, else what asked during
-/// training. `k` and `tau` take the run's own values where they are `None`.
+/// The run's training pictures vote, all of them; the collections at `data` ask if there are any,
+/// else what asked during training. `k` and `tau` take the run's own values where they are `None`.
 ///
 /// # Errors
 /// [`Error::Input`] for a folder that is no run, a collection that can't be used or has no labels,
 /// k 0 or a τ that isn't above 0.
 pub fn evaluate_knn<F>(
     folder: &Path,
-    data: Option<&Path>,
+    data: &[PathBuf],
     k: Option<usize>,
     tau: Option<f64>,
     options: &Options<'_>,
@@ -133,7 +133,7 @@ where
             "--temperature {tau}: it must be above 0"
         )));
     }
-    let queries = data.map(source::open).transpose()?;
+    let queries = given(data, Wanted::Queries, progress)?;
     let mut trained = Trained::open(folder, options.checkpoint, make_engine, progress)?;
     let mut collections = trained.collections(progress)?;
     if queries.is_some() {
@@ -159,6 +159,20 @@ where
     let report = measurement.network(engine, KnnSubject::Trained, when, true, progress)?;
     progress.knn(&report);
     Ok(report)
+}
+
+/// The collection at the paths given; `None` without any.
+fn given(
+    data: &[PathBuf],
+    wanted: Wanted,
+    progress: &mut dyn Progress,
+) -> Result<Option<Arc<dyn Source>>, Error> {
+    if data.is_empty() {
+        return Ok(None);
+    }
+    let opened = source::find(data, wanted, &source::Options::default())?;
+    opened.found.iter().for_each(|text| progress.note(text));
+    Ok(Some(opened.pictures))
 }
 
 /// What [`embed`] wrote.
@@ -197,7 +211,7 @@ struct Origin {
 /// [`Error::Run`] for a disk that is full.
 pub fn embed<F>(
     folder: &Path,
-    data: Option<&Path>,
+    data: &[PathBuf],
     out: &Path,
     options: &Options<'_>,
     make_engine: F,
@@ -223,7 +237,7 @@ where
             )));
         }
     }
-    let given = data.map(source::open).transpose()?;
+    let given = given(data, Wanted::All, progress)?;
     let mut trained = Trained::open(folder, options.checkpoint, make_engine, progress)?;
     let parts = match given {
         Some(source) => vec![Part {

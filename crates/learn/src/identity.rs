@@ -25,13 +25,9 @@ const MAX_CONTENTS: usize = 1000;
 /// # Errors
 /// [`Error::Input`] naming the key in the run's `config.toml` whose path can't be used.
 pub(crate) fn open(folder: &RunFolder, config: &Config) -> Result<Collections, Error> {
-    Collections::open(&config.data).map_err(|error| {
-        let text = error.to_string();
-        let val = config.data.val.as_ref();
-        let is_val = val.is_some_and(|path| text.starts_with(&path.display().to_string()));
-        let key = if is_val { "data.val" } else { "data.path" };
+    Collections::open_by_key(&config.data).map_err(|(key, error)| {
         Error::input(format!(
-            "{key} in {}: {text}; if the pictures were moved, write there where they are now",
+            "{key} in {}: {error}; if the pictures were moved, write there where they are now",
             folder.config().display()
         ))
     })
@@ -50,7 +46,7 @@ pub(crate) fn check(
     source: &dyn Source,
 ) -> Result<bool, Error> {
     let pictures = match &config.data.path {
-        Some(path) => path.display().to_string(),
+        Some(paths) => paths.to_string(),
         None => "the built-in collection".to_string(),
     };
     let differs = |what: String| {

@@ -82,7 +82,7 @@ fn the_figure_the_evaluation_and_the_embedding_agree() {
         workers: None,
         stop: &stop,
     };
-    let report = eval::evaluate_knn(&run, None, None, None, &options, reference, &mut ()).unwrap();
+    let report = eval::evaluate_knn(&run, &[], None, None, &options, reference, &mut ()).unwrap();
     assert_eq!(Some(report.knn_top1), summary.knn_top1);
     assert_eq!(Some(report.knn_top5), summary.knn_top5);
     assert_eq!((report.k, report.tau), (5, 0.1));
@@ -90,7 +90,7 @@ fn the_figure_the_evaluation_and_the_embedding_agree() {
 
     let out = pictures.path().join("features.npy");
     let mut listener = Listener::default();
-    let embedded = eval::embed(&run, None, &out, &options, reference, &mut listener).unwrap();
+    let embedded = eval::embed(&run, &[], &out, &options, reference, &mut listener).unwrap();
     assert_eq!((embedded.rows, embedded.dim), (60, 4));
     let names: Vec<&str> = embedded
         .skipped
@@ -106,7 +106,7 @@ fn the_figure_the_evaluation_and_the_embedding_agree() {
     }
     assert_eq!(plain_knn(&features, &lines, 5, 0.1), report.knn_top1);
     let other =
-        eval::evaluate_knn(&run, None, Some(9), Some(0.5), &options, reference, &mut ()).unwrap();
+        eval::evaluate_knn(&run, &[], Some(9), Some(0.5), &options, reference, &mut ()).unwrap();
     assert_eq!(plain_knn(&features, &lines, 9, 0.5), other.knn_top1);
     assert_eq!(other.k, 9);
 
@@ -122,13 +122,13 @@ fn the_figure_the_evaluation_and_the_embedding_agree() {
     fs::copy(from, alone.join("x.png")).unwrap();
     let one = pictures.path().join("one.npy");
     let data = pictures.path().join("alone");
-    let single = eval::embed(&run, Some(&data), &one, &options, reference, &mut ()).unwrap();
+    let single = eval::embed(&run, &[data.clone()], &one, &options, reference, &mut ()).unwrap();
     assert_eq!(array(&one), features[at * 4..at * 4 + 4]);
     assert_eq!(table(&single.table)[0].2, "data");
 
     // Asking changes nothing, and what is there isn't overwritten.
     assert_eq!((checkpoints(&run), metrics(&run)), before);
-    let again = eval::embed(&run, None, &out, &options, reference, &mut ()).unwrap_err();
+    let again = eval::embed(&run, &[], &out, &options, reference, &mut ()).unwrap_err();
     assert!(again.to_string().contains("exists already"), "{again}");
     assert_eq!(again.exit_code(), 2);
 }
@@ -148,7 +148,7 @@ fn held_out_pictures_are_the_embedding_s_val() {
         stop: &stop,
     };
     let out = pictures.path().join("features.npy");
-    let embedded = eval::embed(&run, None, &out, &options, reference, &mut ()).unwrap();
+    let embedded = eval::embed(&run, &[], &out, &options, reference, &mut ()).unwrap();
     let lines = table(&embedded.table);
     assert_eq!(lines.iter().filter(|line| line.2 == "val").count(), 2);
     let figure = plain_knn(&array(&out), &lines, 5, 0.1);
@@ -159,7 +159,7 @@ fn held_out_pictures_are_the_embedding_s_val() {
     fs::create_dir(&flat).unwrap();
     let from = pictures.path().join("pictures/val").join("rays/0005.png");
     fs::copy(from, flat.join("a.png")).unwrap();
-    let ask = eval::evaluate_knn(&run, Some(&flat), None, None, &options, reference, &mut ());
+    let ask = eval::evaluate_knn(&run, &[flat.clone()], None, None, &options, reference, &mut ());
     let error = ask.unwrap_err();
     assert!(
         error.exit_code() == 2 && error.to_string().contains("no labels"),

@@ -32,9 +32,9 @@ fn ask(run: &Path, progress: &mut dyn Progress) -> [Result<(), Error>; 2] {
         workers: Some(1),
         stop: &stop,
     };
-    let knn = eval::evaluate_knn(run, None, None, None, &options, reference, progress);
+    let knn = eval::evaluate_knn(run, &[], None, None, &options, reference, progress);
     let out = run.with_file_name("features.npy");
-    let embedded = eval::embed(run, None, &out, &options, reference, progress);
+    let embedded = eval::embed(run, &[], &out, &options, reference, progress);
     if embedded.is_ok() {
         fs::remove_file(&out).unwrap();
         fs::remove_file(out.with_extension("parquet")).unwrap();

@@ -150,7 +150,7 @@ fn what_can_not_be_used_leaves_nothing() {
     let mut large = good.clone();
     large.data.batch_size = 43;
     let mut missing = good.clone();
-    missing.data.path = Some(pictures.path().join("nowhere"));
+    missing.data.path = Some(pictures.path().join("nowhere").into());
     let mut unreadable = good.clone();
     let texts = pictures.path().join("pictures/train/dots");
     fs::read_dir(&texts)
@@ -160,7 +160,7 @@ fn what_can_not_be_used_leaves_nothing() {
         .for_each(|path| fs::remove_file(path).unwrap());
     fs::write(texts.join("more.jpg"), "no picture either").unwrap();
     let before_texts = listing(pictures.path());
-    unreadable.data.path = Some(texts);
+    unreadable.data.path = Some(texts.into());
     assert_ne!(before, before_texts);
     for (config, word) in [
         (&large, "data.batch_size"),
@@ -280,7 +280,7 @@ fn a_run_without_labels_has_no_figure_and_says_so_once() {
         }
     }
     let mut config = config(pictures.path(), &["data.batch_size=4"]);
-    config.data.path = Some(flat);
+    config.data.path = Some(flat.into());
     config.data.val = None;
     let stop = AtomicBool::new(false);
     let mut listener = Listener::default();
@@ -346,7 +346,7 @@ fn fewer_readable_pictures_than_a_batch_are_no_collection() {
                     "model.neck.norm=false",
                 ],
             );
-            config.data.path = Some(folder.clone());
+            config.data.path = Some(folder.clone().into());
             config.data.val = None;
             let error = train(&config, &out).unwrap_err();
             let text = error.to_string();
@@ -368,7 +368,7 @@ fn fewer_readable_pictures_than_a_batch_are_no_collection() {
         pictures.path(),
         &["data.batch_size=3", "runner.max_epochs=2"],
     );
-    config.data.path = Some(pictures.path().join("3-of-33"));
+    config.data.path = Some(pictures.path().join("3-of-33").into());
     config.data.val = None;
     let summary = train(&config, &out).unwrap();
     assert_eq!((summary.steps, summary.skipped), (2, 30));

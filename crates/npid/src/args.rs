@@ -21,7 +21,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train on a folder of pictures or a parquet file; on built-in pictures with nothing given.
+    /// Train on your pictures; on built-in ones with nothing given.
     Train(Train),
     /// Measure the features of a run.
     #[command(subcommand)]
@@ -43,12 +43,14 @@ pub enum Command {
 pub struct Train {
     /// Name of a recipe, or a TOML file [default: `folder` with --data, else `patterns`]
     pub recipe: Option<String>,
-    /// Pictures to train on: a folder (sub-folders are classes, or none) or a parquet file
+    /// Pictures to train on: a folder (sub-folders are classes, or none), a list file, a parquet
+    /// file or a folder of them, tar shards, CIFAR, STL-10 or IDX files; may be repeated
     #[arg(long, value_name = "PATH")]
-    pub data: Option<PathBuf>,
-    /// Labelled pictures that ask in the kNN figure [default: some of the training pictures]
+    pub data: Vec<PathBuf>,
+    /// Labelled pictures that ask in the kNN figure [default: what --data holds for it, such as
+    /// val/ beside train/, else some of the training pictures]; may be repeated
     #[arg(long, value_name = "PATH")]
-    pub val: Option<PathBuf>,
+    pub val: Vec<PathBuf>,
     /// The run's folder; a taken name gets a number [default: runs/RECIPE]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -131,9 +133,9 @@ pub struct Knn {
     /// Which checkpoint: last, best (by its kNN figure), or a name such as step-00000120
     #[arg(long, value_name = "NAME", default_value = "last")]
     pub checkpoint: Choice,
-    /// Labelled pictures that ask [default: the run's own]
+    /// Labelled pictures that ask, as --data of train [default: the run's own]
     #[arg(long, value_name = "PATH")]
-    pub data: Option<PathBuf>,
+    pub data: Vec<PathBuf>,
     /// Neighbours that vote [default: the run's evaluation.k]
     #[arg(short, long, value_name = "K", value_parser = at_least_one)]
     pub k: Option<usize>,
@@ -158,10 +160,10 @@ pub struct Embed {
     /// Which checkpoint: last, best (by its kNN figure), or a name such as step-00000120
     #[arg(long, value_name = "NAME", default_value = "last")]
     pub checkpoint: Choice,
-    /// Pictures to embed: a folder or a parquet file [default: the run's own, those that it trained
-    /// on and those that ask in its kNN figure]
+    /// Pictures to embed, as --data of train [default: the run's own, those that it trained on and
+    /// those that ask in its kNN figure]
     #[arg(long, value_name = "PATH")]
-    pub data: Option<PathBuf>,
+    pub data: Vec<PathBuf>,
     /// Where to write the features, N x D; FILE.parquet beside it says which row is which picture
     #[arg(long, value_name = "FILE.npy")]
     pub out: PathBuf,
@@ -221,8 +223,9 @@ pub enum NamesArg {
 pub enum Data {
     /// Show what npid finds at a path.
     Inspect {
-        /// A folder or a parquet file
-        path: PathBuf,
+        /// What could be given with --data; several are one collection
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
         #[command(flatten)]
         output: Output,
     },

@@ -1,41 +1,57 @@
 //! `npid data`: what is at a path, and the built-in pictures as files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use npid_data::inspect;
+use npid_data::inspect::{self, Summary};
 use npid_data::patterns::{self, WriteError};
-use npid_data::source::{self, first_readable, open};
+use npid_data::source::{Options, Wanted, find, first_readable};
 use npid_learn::Error;
 use npid_learn::collections::{PATTERNS, PATTERNS_SEED, PATTERNS_SIZE};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::args::Output;
 
-/// Says what was found at `path`: kind, pictures, classes, and what a sample of them decodes to.
+/// Says what was found at these paths: kind, pictures, classes, and what a sample of them decodes
+/// to; for a data set with a part for training and one for queries, of both.
 ///
 /// # Errors
-/// If it is no collection, or nothing in it can be read.
-pub fn inspect(path: &Path, output: Output) -> Result<(), Error> {
-    let collection = open(path)?;
-    first_readable(collection.as_ref(), |_| false)?;
-    let found = inspect::inspect(collection.as_ref(), inspect::SAMPLE);
-    if output.json {
-        crate::out::json(&found)?;
-    } else {
-        say!("{}: {}", path.display(), found.to_string().trim_end());
-        // Splits are folders; classes of these names in a parquet file are classes.
-        match source::splits(collection.classes()).filter(|_| path.is_dir()) {
-            Some((train, val)) => {
-                let val = val.map_or(String::new(), |val| {
-                    format!(" --val {}", path.join(val).display())
-                });
-                let train = path.join(train);
-                say!("train on it: npid train --data {}{val}", train.display());
-            }
-            None => say!("train on it: npid train --data {}", path.display()),
-        }
+/// If one is no collection, or nothing in it can be read.
+pub fn inspect(paths: &[PathBuf], output: Output) -> Result<(), Error> {
+    let opened = find(paths, Wanted::Both, &Options::default())?;
+    let mut summaries = Vec::new();
+    for source in [Some(&opened.pictures), opened.val.as_ref()] {
+        let Some(source) = source else { continue };
+        first_readable(source.as_ref(), |_| false)?;
+        summaries.push(inspect::inspect(source.as_ref(), inspect::SAMPLE));
     }
+    if output.json {
+        let found = Found {
+            pictures: &summaries[0],
+            val: summaries.get(1),
+            found: &opened.found,
+        };
+        return crate::out::json(&found);
+    }
+    opened.found.iter().for_each(|sentence| say!("{sentence}"));
+    let shown: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    for (summary, part) in summaries.iter().zip(["", ", queries"]) {
+        say!("{}{part}: {}", shown.join(", "), summary.to_string().trim_end());
+    }
+    let flags: Vec<String> = shown.iter().map(|path| format!("--data {path}")).collect();
+    say!("train on it: npid train {}", flags.join(" "));
     Ok(())
+}
+
+/// What `npid data inspect --json` prints.
+#[derive(Serialize)]
+struct Found<'a> {
+    #[serde(flatten)]
+    pictures: &'a Summary,
+    /// The part for queries, where there is one.
+    val: Option<&'a Summary>,
+    /// How paths with several parts were understood.
+    found: &'a [String],
 }
 
 /// Writes the built-in pictures below `out`.
@@ -65,6 +81,6 @@ pub fn patterns(out: &Path, output: Output) -> Result<(), Error> {
     let (train, val) = (train.display(), val.display());
     say!("{train}: {PATTERNS} pictures of {PATTERNS_SIZE}x{PATTERNS_SIZE}");
     say!("{val}: {PATTERNS} more, to ask with");
-    say!("train on them: npid train patterns --data {train} --val {val}");
+    say!("train on them: npid train patterns --data {}", out.display());
     Ok(())
 }

@@ -23,7 +23,7 @@ pub fn run(args: &Embed) -> Result<(), Error> {
     };
     let report = eval::embed(
         &args.run,
-        args.data.as_deref(),
+        &args.data,
         &args.out,
         &options,
         |description, sizes| engine(&args.machine, description, sizes),

@@ -22,7 +22,7 @@ pub fn knn(args: &Knn) -> Result<(), Error> {
     };
     let report = eval::evaluate_knn(
         &args.run,
-        args.data.as_deref(),
+        &args.data,
         args.k,
         args.temperature,
         &options,

@@ -31,6 +31,13 @@ use npid_learn::Error;
 
 fn main() -> ExitCode {
     npid_learn::checkpoint::survive_file_size_limit();
+    // A picture that makes its decoder panic is listed as unreadable; nothing else is to be said.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !npid_data::decode::is_panic_caught() {
+            report(panic);
+        }
+    }));
     let done = args::parse()
         .map_err(Error::Input)
         .and_then(|command| match command {
@@ -54,7 +61,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Eval(Eval::Knn(args)) => eval::knn(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Export(args) => export::run(&args),
-        Command::Data(Data::Inspect { path, output }) => data::inspect(&path, output),
+        Command::Data(Data::Inspect { paths, output }) => data::inspect(&paths, output),
         Command::Data(Data::Patterns { out, output }) => data::patterns(&out, output),
         Command::Bench(Bench::Step(args)) => bench::step(&args),
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use npid_learn::config::Paths;
 use npid_learn::config::load::load;
 use npid_learn::recipes::{self, EMBEDDED};
 use npid_learn::trainer::{self, Options, Summary};
@@ -53,33 +54,30 @@ pub fn run(args: &Train) -> Result<(), Error> {
 
 /// The configuration that the flags ask for, and the run's folder.
 fn settings(args: &Train) -> Result<(Config, PathBuf), Error> {
-    let default = if args.data.is_some() {
-        "folder"
-    } else {
+    let default = if args.data.is_empty() {
         BUILT_IN
+    } else {
+        "folder"
     };
     let recipe = recipes::find(args.recipe.as_deref().unwrap_or(default))?;
-    for (flag, given, key) in [
-        ("--data", &args.data, "data.path"),
-        ("--val", &args.val, "data.val"),
-    ] {
-        if let (Some(path), Some(set)) = (given, setting(&args.set, key)) {
+    let (data, val) = (Paths::new(args.data.clone()), Paths::new(args.val.clone()));
+    for (flag, given, key) in [("--data", &data, "data.path"), ("--val", &val, "data.val")] {
+        if let (Some(paths), Some(set)) = (given, setting(&args.set, key)) {
             return Err(Error::input(format!(
-                "--set {set}: {flag} {} says the same key; leave one of them out",
-                path.display()
+                "--set {set}: {flag} {paths} says the same key; leave one of them out"
             )));
         }
     }
     let mut config = load(&recipe, &args.set)?;
-    if let Some(path) = &args.data {
-        config.data.path = Some(path.clone());
+    if data.is_some() {
+        config.data.path = data;
         if setting(&args.set, "data.val").is_none() {
             // Queries that a recipe names belong to the pictures it names.
             config.data.val = None;
         }
     }
-    if let Some(path) = &args.val {
-        config.data.val = Some(path.clone());
+    if val.is_some() {
+        config.data.val = val;
     }
     // The embedded recipes but one are settings for pictures that somebody has.
     if config.data.path.is_none() && recipe.path.is_none() && recipe.name != BUILT_IN {

@@ -8,6 +8,13 @@ pub(super) fn orientation(tiff: &[u8]) -> u8 {
 }
 
 fn find(tiff: &[u8]) -> Option<u8> {
+    let (_, value) = find_short(tiff, 0x0112)?;
+    u8::try_from(value).ok()
+}
+
+/// Where the first value of a tag of 16-bit numbers stands in the first directory of a TIFF
+/// structure, and the value.
+pub(super) fn find_short(tiff: &[u8], tag: u16) -> Option<(usize, u16)> {
     let little = match tiff.get(..4)? {
         [b'I', b'I', 42, 0] => true,
         [b'M', b'M', 0, 42] => false,
@@ -31,8 +38,8 @@ fn find(tiff: &[u8]) -> Option<u8> {
     for entry in 0..entries {
         // 12 bytes each: tag, type, count (4), value (4; a short one lies in its first two).
         let at = directory.checked_add(2 + 12 * entry)?;
-        if u16_at(at)? == 0x0112 && u16_at(at + 2)? == 3 {
-            return u8::try_from(u16_at(at + 8)?).ok();
+        if u16_at(at)? == tag && u16_at(at + 2)? == 3 {
+            return Some((at + 8, u16_at(at + 8)?));
         }
     }
     None

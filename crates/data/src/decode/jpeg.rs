@@ -7,7 +7,7 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-use super::{check_size, exif, orient};
+use super::{admit, exif, ink_to_rgb, orient};
 use crate::source::{Picture, PictureError};
 
 /// What a walk over the file's segments finds.
@@ -22,7 +22,7 @@ struct Outline {
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
     let outline = outline(bytes)?;
-    check_size(outline.width as u64, outline.height as u64)?;
+    let _admitted = admit(outline.width as u64, outline.height as u64)?;
     // Four components come as stored, for PIL's own formula; three or one become RGB directly.
     let space = match (outline.components, outline.adobe_transform) {
         (4, Some(2)) => ColorSpace::YCCK,
@@ -67,15 +67,10 @@ fn attempt(bytes: &[u8], space: ColorSpace, strict: bool) -> Result<Vec<u8>, Str
         .map_err(|error| error.to_string().trim_matches('"').to_owned())
 }
 
-/// PIL's conversion. The samples come inverted, as Adobe's programs write them and as PIL assumes:
-/// what is stored is 255 minus the ink.
+/// The samples come inverted, as Adobe's programs write them and as PIL assumes: what is stored is
+/// 255 minus the ink.
 fn cmyk_to_rgb(stored: &[u8]) -> [u8; 3] {
-    let paper = i32::from(stored[3]);
-    [0, 1, 2].map(|channel| {
-        let ink = 255 - i32::from(stored[channel]);
-        let product = ink * paper + 128;
-        (paper - ((product + (product >> 8)) >> 8)).clamp(0, 255) as u8
-    })
+    ink_to_rgb([0, 1, 2, 3].map(|channel| 255 - stored[channel]))
 }
 
 /// libjpeg's conversion: the inverse of YCbCr on the complements, with black passed through.

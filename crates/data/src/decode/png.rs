@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use png::{ColorType, Decoder, DecodingError, Limits, Transformations};
 
-use super::{check_size, exif, orient};
+use super::{MAX_BYTES, admit, exif, orient};
 use crate::source::{Picture, PictureError};
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
@@ -14,13 +14,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
         }
         _ => PictureError::new(format!("corrupt PNG: {error}")),
     };
-    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: 1 << 30 });
+    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: MAX_BYTES });
     // Palettes are looked up, 1, 2 and 4 bits widened, and of 16 bits the high byte is kept.
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
     decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
     let mut reader = decoder.read_info().map_err(reason)?;
     let info = reader.info();
-    check_size(info.width.into(), info.height.into())?;
+    let _admitted = admit(info.width.into(), info.height.into())?;
     let (width, height) = (info.width as usize, info.height as usize);
     let orientation = info.exif_metadata.as_deref().map_or(1, exif::orientation);
     let size = reader

@@ -291,17 +291,23 @@ impl Config {
             .into());
         }
         if let InitCfg::Pretrained { checkpoint, .. } = &mut config.model.backbone.init_cfg
-            && let Some(path) = absolute(Some(checkpoint), CHECKPOINT)?
         {
-            *checkpoint = path;
+            *checkpoint = absolute(checkpoint, CHECKPOINT)?;
         }
         if let Some(NegWeights::File(path)) = &mut config.model.neg_weights
-            && let Some(full) = absolute(Some(path), "model.neg_weights")?
         {
-            *path = full;
+            *path = absolute(path, "model.neg_weights")?;
         }
-        config.data.path = absolute(self.data.path.as_deref(), "data.path")?;
-        config.data.val = absolute(self.data.val.as_deref(), "data.val")?;
+        let all = |paths: &Option<super::Paths>, key| {
+            let paths = paths.as_ref();
+            paths.map(|paths| paths.try_map(|path| absolute(path, key))).transpose()
+        };
+        config.data.path = all(&self.data.path, "data.path")?;
+        config.data.val = all(&self.data.val, "data.val")?;
+        let prefix = self.data.data_prefix.as_deref();
+        config.data.data_prefix = prefix
+            .map(|path| absolute(path, "data.data_prefix"))
+            .transpose()?;
         Ok(config)
     }
 
@@ -372,10 +378,9 @@ impl super::Backbone {
     }
 }
 
-fn absolute(path: Option<&Path>, key: &str) -> Result<Option<PathBuf>, Invalid> {
-    let Some(path) = path else { return Ok(None) };
+fn absolute(path: &Path, key: &str) -> Result<PathBuf, Invalid> {
     match std::path::absolute(path) {
-        Ok(path) if path.to_str().is_some() => Ok(Some(path)),
+        Ok(path) if path.to_str().is_some() => Ok(path),
         Ok(path) => Err(Invalid::new(
             key,
             format!(

@@ -11,6 +11,7 @@ mod fit_tests;
 mod init_cfg;
 pub mod load;
 mod parts;
+mod paths;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use init_cfg::InitCfg;
 pub use parts::{
     BackboneType, HeadType, NeckType, NegWeights, OptimizerType, Pipeline, Policy, Start, Style,
 };
+pub use paths::Paths;
 
 /// A whole configuration. Its TOML form is documented in `docs/formats.md`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -211,11 +213,15 @@ pub struct MemoryBank {
 pub struct Data {
     /// The pictures to train on; absent: the built-in patterns. Absolute once resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-    /// The pictures that ask in the kNN figure; absent: the built-in patterns' own, or some of
-    /// the training pictures.
+    pub path: Option<Paths>,
+    /// The pictures that ask in the kNN figure; absent: those that `path` holds for it (`val/`
+    /// beside `train/`, and so on), the built-in patterns' own, or some of the training pictures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub val: Option<PathBuf>,
+    pub val: Option<Paths>,
+    /// Where relative paths in list files of `path` start, MMSelfSup's `data_prefix`; absent: at the
+    /// list's own folder, or one beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_prefix: Option<PathBuf>,
     /// Height and width of the images that the network gets. A crop in `pipeline` that names no
     /// size of its own takes this one.
     pub size: usize,

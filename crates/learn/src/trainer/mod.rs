@@ -216,6 +216,7 @@ fn fingerprint(config: &Config) -> Result<String, Error> {
     config.log.tensorboard = true;
     // Pictures may be moved: `identity` sees to it that they are the same ones.
     config.data.path = None;
+    config.data.data_prefix = None;
     Ok(ContentHash::of(config.to_toml()?.as_bytes()).to_string())
 }
 

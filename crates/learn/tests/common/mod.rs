@@ -71,8 +71,8 @@ pub fn config(pictures: &Path, sets: &[&str]) -> Config {
     };
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
     let mut config = load(&recipe, &sets).unwrap();
-    config.data.path = Some(pictures.join("pictures/train"));
-    config.data.val = Some(pictures.join("pictures/val"));
+    config.data.path = Some(pictures.join("pictures/train").into());
+    config.data.val = Some(pictures.join("pictures/val").into());
     config
 }
 

@@ -10,7 +10,7 @@ fn paths_that_hold_no_pictures() {
     s.refuses("train --data nowhere", &["nowhere", "no such"]);
     s.refuses("train --data pictures --val nowhere", &["nowhere"]);
     fs::create_dir(s.path("empty")).unwrap();
-    s.refuses("train --data empty", &["empty", "no JPEG or PNG"]);
+    s.refuses("train --data empty", &["empty", "no picture found"]);
     fs::create_dir(s.path("broken")).unwrap();
     for i in 0..20 {
         let name = format!("{i:02}.{}", ["jpg", "png"][i % 2]);
@@ -24,7 +24,7 @@ fn paths_that_hold_no_pictures() {
     fs::write(s.path("one/a.png"), "just text").unwrap();
     s.refuses("data inspect one", &["the only picture", "a.png"]);
     fs::write(s.path("notes.txt"), "just text").unwrap();
-    s.refuses("train --data notes.txt", &["notes.txt", "not a collection"]);
+    s.refuses("train --data notes.txt", &["notes.txt, line 1", "just: no such file"]);
     fs::write(s.path("cut.parquet"), "PAR1 and then nothing").unwrap();
     s.refuses("train --data cut.parquet", &["cut.parquet", "parquet"]);
     s.refuses("data inspect nowhere", &["nowhere"]);
