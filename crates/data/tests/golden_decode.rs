@@ -163,7 +163,10 @@ fn a_bomb_is_refused() {
     for tag in [0x100u16, 0x101] {
         let entry = |kind: u16| [tag.to_le_bytes(), kind.to_le_bytes()].concat();
         let (short, long) = (entry(3), entry(4));
-        let at = tiff.windows(4).position(|w| w == short || w == long).unwrap();
+        let at = tiff
+            .windows(4)
+            .position(|w| w == short || w == long)
+            .unwrap();
         tiff[at + 8..at + 10].fill(0xff);
     }
     for (bomb, size) in [

@@ -70,7 +70,10 @@ fn imagenets_folders() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), "train/1.png", &png(&picture(4, 4, 1)));
     let found = find_at(dir.path(), Wanted::Both);
-    assert_eq!((found.pictures.name(0), found.found.len()), ("1.png".into(), 1));
+    assert_eq!(
+        (found.pictures.name(0), found.found.len()),
+        ("1.png".into(), 1)
+    );
     write(dir.path(), "bus/1.png", &png(&picture(4, 4, 1)));
     let found = find_at(dir.path(), Wanted::Both);
     assert_eq!(found.pictures.classes(), ["bus", "train"]);
@@ -88,7 +91,10 @@ fn lists() {
     assert_eq!(source.name(3), "flat/003.png");
     let summary = inspect(source.as_ref(), 5);
     assert_eq!(summary.description.kind, "list file");
-    assert_eq!((summary.description.classes, summary.description.labelled), (3, 12));
+    assert_eq!(
+        (summary.description.classes, summary.description.labelled),
+        (3, 12)
+    );
     assert_eq!(summary.description.formats, [("PNG".to_owned(), 12)]);
 
     // Words, spaces, a line again, CR LF and a byte-order mark.
@@ -120,16 +126,25 @@ fn lists_that_can_not_be_used() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), "a.png", &png(&picture(3, 3, 1)));
     let long = format!("a.png 1\n{}.png\n", "x".repeat(20_000));
-    let utf16: Vec<u8> = "\u{feff}a.png".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf16: Vec<u8> = "\u{feff}a.png"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
     for (text, says) in [
-        (&b"a.png 0\ngone.png 1\n"[..], "line 2: gone.png: no such file"),
+        (
+            &b"a.png 0\ngone.png 1\n"[..],
+            "line 2: gone.png: no such file",
+        ),
         (b"a.png 0\n. 1\n", "line 2: .: it is not a file"),
         (b"a.png 0\na\0b.png 1\n", "line 2: it holds a NUL byte"),
         (b"a.png 0\n\xe9t\xe9.png 1\n", "line 2: it is not UTF-8"),
         (long.as_bytes(), "line 2: it is longer than 16 KiB"),
         (&utf16, "line 1: the list is UTF-16"),
         (b"\n \n", "a list without rows"),
-        (b"\x1b[2Jevil.png 1\n", "line 1: \\u{1b}[2Jevil.png: no such file"),
+        (
+            b"\x1b[2Jevil.png 1\n",
+            "line 1: \\u{1b}[2Jevil.png: no such file",
+        ),
     ] {
         write(dir.path(), "list.txt", text);
         let line = open_error(&dir.path().join("list.txt"));
@@ -188,13 +203,19 @@ fn cifar() {
     let whole = train.cifar(0);
     write(dir.path(), "test_batch.bin", &whole[..whole.len() - 1]);
     let line = open_error(&dir.path().join("test_batch.bin"));
-    assert!(line.contains("no whole number of CIFAR-10 binary's records of 3073"), "{line}");
+    assert!(
+        line.contains("no whole number of CIFAR-10 binary's records of 3073"),
+        "{line}"
+    );
     let mut wrong = whole.clone();
     wrong[3073 * 4] = 10;
     write(dir.path(), "test_batch.bin", &wrong);
     let line = open_error(dir.path());
     assert!(line.contains("record 4 has the label 10"), "{line}");
-    let python = gzip(&tar(&[("cifar-10-batches-py/data_batch_1".into(), vec![0; 9])]));
+    let python = gzip(&tar(&[(
+        "cifar-10-batches-py/data_batch_1".into(),
+        vec![0; 9],
+    )]));
     std::fs::write(dir.path().join("cifar.tar.gz"), &python).unwrap();
     let line = open_error(&dir.path().join("cifar.tar.gz"));
     assert!(line.contains("download the binary version"), "{line}");
@@ -223,10 +244,16 @@ fn stl10() {
 
     write(dir.path(), "train_y.bin", &[1; 3]);
     let line = open_error(dir.path());
-    assert!(line.contains("train_y.bin: 3 labels for the 14 pictures"), "{line}");
+    assert!(
+        line.contains("train_y.bin: 3 labels for the 14 pictures"),
+        "{line}"
+    );
     write(dir.path(), "train_X.bin", &[0; 100]);
     let line = open_error(dir.path());
-    assert!(line.contains("no whole number of STL-10's pictures"), "{line}");
+    assert!(
+        line.contains("no whole number of STL-10's pictures"),
+        "{line}"
+    );
 }
 
 #[test]
@@ -236,9 +263,17 @@ fn idx() {
     for (set, name) in [(&train, "train"), (&val, "t10k")] {
         let (images, labels) = set.idx();
         write(dir.path(), &format!("{name}-images-idx3-ubyte"), &images);
-        write(dir.path(), &format!("{name}-labels-idx1-ubyte.gz"), &gzip(&labels));
+        write(
+            dir.path(),
+            &format!("{name}-labels-idx1-ubyte.gz"),
+            &gzip(&labels),
+        );
         // torchvision leaves both.
-        write(dir.path(), &format!("{name}-images-idx3-ubyte.gz"), &gzip(&images));
+        write(
+            dir.path(),
+            &format!("{name}-images-idx3-ubyte.gz"),
+            &gzip(&images),
+        );
     }
     let says = ["train-images-idx3-ubyte to train on, t10k-images-idx3-ubyte as"];
     check_parts(dir.path(), &train, &val, "IDX", &says);
@@ -255,7 +290,10 @@ fn idx() {
     let huge = [0xff; 12];
     let cut = whole[..whole.len() - 1].to_vec();
     for (bytes, says) in [
-        (with(4, &huge), "its header says 4294967295 x 4294967295 x 4294967295 bytes"),
+        (
+            with(4, &huge),
+            "its header says 4294967295 x 4294967295 x 4294967295 bytes",
+        ),
         (with(4, &huge[..4]), "but the file has"),
         (with(8, &[0; 8]), "but the file has"),
         (cut, "but the file has"),
@@ -263,8 +301,16 @@ fn idx() {
         (whole[..9].to_vec(), "its header can't be read"),
     ] {
         for packed in [false, true] {
-            let name = if packed { "x-images-idx3-ubyte.gz" } else { "x-images-idx3-ubyte" };
-            write(dir.path(), &format!("bad/{name}"), &if packed { gzip(&bytes) } else { bytes.clone() });
+            let name = if packed {
+                "x-images-idx3-ubyte.gz"
+            } else {
+                "x-images-idx3-ubyte"
+            };
+            write(
+                dir.path(),
+                &format!("bad/{name}"),
+                &if packed { gzip(&bytes) } else { bytes.clone() },
+            );
             let line = open_error(&dir.path().join("bad"));
             let known = line.contains(says) || line.contains("more than the 1073741824");
             assert!(known, "{line}");
@@ -295,7 +341,11 @@ fn tar_shards() {
     let dir = tempfile::tempdir().unwrap();
     let split = train.pictures.len() / 2;
     write(dir.path(), "a-train-00.tar", &train.part(0..split).tar());
-    write(dir.path(), "a-train-01.tar", &train.part(split..train.pictures.len()).tar());
+    write(
+        dir.path(),
+        "a-train-01.tar",
+        &train.part(split..train.pictures.len()).tar(),
+    );
     write(dir.path(), "a-validation-00.tar", &val.tar());
     let says = ["a-train-00.tar and a-train-01.tar to train on, a-validation-00.tar"];
     check_parts(dir.path(), &train, &val, "tar shards", &says);
@@ -310,7 +360,10 @@ fn tar_shards() {
     let image = |seed| png(&picture(4, 4, seed));
     let members = [
         ("x/0.jpg".into(), image(1)),
-        ("x/0.json".into(), br#"{"label": "cat", "url": "a"}"#.to_vec()),
+        (
+            "x/0.json".into(),
+            br#"{"label": "cat", "url": "a"}"#.to_vec(),
+        ),
         ("x/0.mask.png".into(), image(2)),
         ("x/1.mask.png".into(), image(3)),
         ("x/1.png".into(), image(4)),
@@ -322,12 +375,24 @@ fn tar_shards() {
     write(dir.path(), "mixed/m.tar", &tar(&members));
     let source = open(&dir.path().join("mixed")).unwrap();
     let names: Vec<String> = (0..source.len()).map(|row| source.name(row)).collect();
-    assert_eq!(names, ["m.tar/x/0.jpg", "m.tar/x/1.png", "m.tar/y/my.first.jpg", "m.tar/y/my.second.jpg"]);
+    assert_eq!(
+        names,
+        [
+            "m.tar/x/0.jpg",
+            "m.tar/x/1.png",
+            "m.tar/y/my.first.jpg",
+            "m.tar/y/my.second.jpg"
+        ]
+    );
     assert_eq!(source.classes(), ["cat", "dog"]);
     let labels: Vec<_> = (0..4).map(|row| source.label(row)).collect();
     assert_eq!(labels, [Some(0), Some(1), None, None]);
     assert_eq!(source.picture(1).unwrap(), picture(4, 4, 4));
-    assert!(source.notes()[0].starts_with("2 pictures in the tars"), "{:?}", source.notes());
+    assert!(
+        source.notes()[0].starts_with("2 pictures in the tars"),
+        "{:?}",
+        source.notes()
+    );
 }
 
 #[test]
@@ -347,8 +412,15 @@ fn hostile_tars() {
     let whole = tar(&[("a.png".into(), image.clone()), ("b.png".into(), image)]);
     write(&inside, "t.tar", &whole[..520]);
     let line = open_error(&inside);
-    assert!(line.contains("t.tar: not a whole tar: ") && line.contains("beyond its end"), "{line}");
-    write(&inside, "t.tar", &tar(&[("readme.txt".into(), b"hello".to_vec())]));
+    assert!(
+        line.contains("t.tar: not a whole tar: ") && line.contains("beyond its end"),
+        "{line}"
+    );
+    write(
+        &inside,
+        "t.tar",
+        &tar(&[("readme.txt".into(), b"hello".to_vec())]),
+    );
     let line = open_error(&inside.join("t.tar"));
     assert!(line.contains("no picture found"), "{line}");
     std::fs::write(inside.join("t.tar"), gzip(&whole)).unwrap();
@@ -367,17 +439,44 @@ fn parquet_folders() {
         path
     };
     let half = train.part(0..6).parquet_rows();
-    write_parquet(&path("train-00000-of-00002.parquet"), &half, 4, true, &names);
+    write_parquet(
+        &path("train-00000-of-00002.parquet"),
+        &half,
+        4,
+        true,
+        &names,
+    );
     let half = train.part(6..train.pictures.len()).parquet_rows();
-    write_parquet(&path("train-00001-of-00002.parquet"), &half, 4, true, &names);
-    write_parquet(&path("test-00000-of-00001.parquet"), &val.parquet_rows(), 4, true, &names);
+    write_parquet(
+        &path("train-00001-of-00002.parquet"),
+        &half,
+        4,
+        true,
+        &names,
+    );
+    write_parquet(
+        &path("test-00000-of-00001.parquet"),
+        &val.parquet_rows(),
+        4,
+        true,
+        &names,
+    );
     let says = ["to train on, data/test-00000-of-00001.parquet as"];
     check_parts(dir.path(), &train, &val, "parquet folder", &says);
     let found = find_at(dir.path(), Wanted::Both);
-    assert_eq!(found.pictures.name(7), "data/train-00001-of-00002.parquet#1");
+    assert_eq!(
+        found.pictures.name(7),
+        "data/train-00001-of-00002.parquet#1"
+    );
     assert_eq!(found.pictures.classes(), names);
     // Validation asks before test.
-    write_parquet(&path("validation.parquet"), &val.parquet_rows(), 4, true, &names);
+    write_parquet(
+        &path("validation.parquet"),
+        &val.parquet_rows(),
+        4,
+        true,
+        &names,
+    );
     let found = &find_at(dir.path(), Wanted::Both).found[0];
     assert!(found.contains("data/validation.parquet as") && found.contains("not used: data/test"));
 }
@@ -391,9 +490,15 @@ fn several_paths_are_one_collection() {
     file("b/x/bee/1.png", 3);
     file("b/x/dog/1.png", 4);
     write(dir.path(), "b/list.txt", b"x/bee/1.png dog\nx/bee/1.png\n");
-    let paths: Vec<PathBuf> = ["b/x", "a", "b/list.txt"].map(|p| dir.path().join(p)).into();
-    let source: Arc<dyn Source> = find(&paths, Wanted::Both, &Options::default()).unwrap().pictures;
-    let rows: Vec<_> = (0..source.len()).map(|row| (source.name(row), source.label(row))).collect();
+    let paths: Vec<PathBuf> = ["b/x", "a", "b/list.txt"]
+        .map(|p| dir.path().join(p))
+        .into();
+    let source: Arc<dyn Source> = find(&paths, Wanted::Both, &Options::default())
+        .unwrap()
+        .pictures;
+    let rows: Vec<_> = (0..source.len())
+        .map(|row| (source.name(row), source.label(row)))
+        .collect();
     let row = |name: &str, label| (name.to_owned(), label);
     assert_eq!(
         rows,
@@ -414,12 +519,22 @@ fn several_paths_are_one_collection() {
     file("c/7/1.png", 5);
     write(dir.path(), "n.txt", b"c/7/1.png 7\nc/7/1.png 8\n");
     let paths: Vec<PathBuf> = ["c", "n.txt"].map(|p| dir.path().join(p)).into();
-    let source = find(&paths, Wanted::Both, &Options::default()).unwrap().pictures;
+    let source = find(&paths, Wanted::Both, &Options::default())
+        .unwrap()
+        .pictures;
     let labels: Vec<_> = (0..3).map(|row| source.label(row)).collect();
-    assert_eq!((labels, source.classes()), (vec![Some(0), Some(0), Some(1)], &["7".into(), "8".into()][..]));
+    assert_eq!(
+        (labels, source.classes()),
+        (
+            vec![Some(0), Some(0), Some(1)],
+            &["7".into(), "8".into()][..]
+        )
+    );
 
     let paths: Vec<PathBuf> = ["a", "b/../a"].map(|p| dir.path().join(p)).into();
-    let error = find(&paths, Wanted::Both, &Options::default()).err().unwrap();
+    let error = find(&paths, Wanted::Both, &Options::default())
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("given twice"), "{error}");
 }
 
@@ -427,13 +542,22 @@ fn several_paths_are_one_collection() {
 fn folders_of_every_format() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/decode");
     let dir = tempfile::tempdir().unwrap();
-    for name in ["rgb.png", "rgb.bmp", "lossless.webp", "rgb-lzw.tif", "palette.gif", "444.jpg"] {
+    for name in [
+        "rgb.png",
+        "rgb.bmp",
+        "lossless.webp",
+        "rgb-lzw.tif",
+        "palette.gif",
+        "444.jpg",
+    ] {
         write(dir.path(), name, &std::fs::read(golden.join(name)).unwrap());
     }
     // A pipe would be waited for, and never ends.
     #[cfg(unix)]
     {
-        let made = std::process::Command::new("mkfifo").arg(dir.path().join("pipe.png")).status();
+        let made = std::process::Command::new("mkfifo")
+            .arg(dir.path().join("pipe.png"))
+            .status();
         assert!(made.is_ok());
     }
     let source = open(dir.path()).unwrap();
@@ -447,6 +571,10 @@ fn folders_of_every_format() {
     let rows: Vec<_> = (0..6).map(|row| source.name(row)).collect();
     let at = |name: &str| rows.iter().position(|n| n == name).unwrap();
     for same in ["rgb.bmp", "lossless.webp", "rgb-lzw.tif"] {
-        assert_eq!(source.picture(at(same)), source.picture(at("rgb.png")), "{same}");
+        assert_eq!(
+            source.picture(at(same)),
+            source.picture(at("rgb.png")),
+            "{same}"
+        );
     }
 }

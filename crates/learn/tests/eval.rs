@@ -159,7 +159,15 @@ fn held_out_pictures_are_the_embedding_s_val() {
     fs::create_dir(&flat).unwrap();
     let from = pictures.path().join("pictures/val").join("rays/0005.png");
     fs::copy(from, flat.join("a.png")).unwrap();
-    let ask = eval::evaluate_knn(&run, &[flat.clone()], None, None, &options, reference, &mut ());
+    let ask = eval::evaluate_knn(
+        &run,
+        &[flat.clone()],
+        None,
+        None,
+        &options,
+        reference,
+        &mut (),
+    );
     let error = ask.unwrap_err();
     assert!(
         error.exit_code() == 2 && error.to_string().contains("no labels"),

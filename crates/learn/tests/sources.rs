@@ -16,7 +16,10 @@ use pictures::{Set, write, write_parquet};
 use safetensors::SafeTensors;
 
 /// Trains on `data`; its metrics without clocks, and its tensors.
-fn train(data: &[PathBuf], out: &Path) -> (Vec<serde_json::Value>, Vec<(String, Vec<u8>)>, Vec<String>) {
+fn train(
+    data: &[PathBuf],
+    out: &Path,
+) -> (Vec<serde_json::Value>, Vec<(String, Vec<u8>)>, Vec<String>) {
     let sets = ["runner.max_epochs=2", "data.batch_size=4"];
     let mut config = config(Path::new(""), &sets);
     config.data.path = Paths::new(data.to_vec());
@@ -65,11 +68,27 @@ fn every_source_gives_the_run_of_the_folder() {
             let name = if name == "train" { "train" } else { "t10k" };
             write(&root, &format!("idx/{name}-images-idx3-ubyte"), &images);
             write(&root, &format!("idx/{name}-labels-idx1-ubyte"), &labels);
-            write(&root, &format!("packed/{name}-images-idx3-ubyte.gz"), &pictures::gzip(&images));
-            write(&root, &format!("packed/{name}-labels-idx1-ubyte.gz"), &pictures::gzip(&labels));
+            write(
+                &root,
+                &format!("packed/{name}-images-idx3-ubyte.gz"),
+                &pictures::gzip(&images),
+            );
+            write(
+                &root,
+                &format!("packed/{name}-labels-idx1-ubyte.gz"),
+                &pictures::gzip(&labels),
+            );
         }
-        write(&root, "cifar/data_batch_1.bin", &train_set.part(0..9).cifar(0));
-        write(&root, "cifar/data_batch_2.bin", &train_set.part(9..16).cifar(0));
+        write(
+            &root,
+            "cifar/data_batch_1.bin",
+            &train_set.part(0..9).cifar(0),
+        );
+        write(
+            &root,
+            "cifar/data_batch_2.bin",
+            &train_set.part(9..16).cifar(0),
+        );
         write(&root, "cifar/test_batch.bin", &val_set.cifar(0));
         write(&root, "cifar100/train.bin", &train_set.cifar(1));
         write(&root, "cifar100/test.bin", &val_set.cifar(1));
@@ -79,7 +98,10 @@ fn every_source_gives_the_run_of_the_folder() {
             &["shards", "parquet", "cifar", "cifar100"]
         };
         let (expected, tensors, notes) = train(&[at("folder")], &at("runs/folder"));
-        assert!(notes.iter().any(|note| note.contains("train/ to train on")), "{notes:?}");
+        assert!(
+            notes.iter().any(|note| note.contains("train/ to train on")),
+            "{notes:?}"
+        );
         let knn = expected.iter().find_map(|line| line.get("knn_top1"));
         assert!(knn.is_some(), "labels are measured with");
         for kind in kinds {
@@ -108,7 +130,10 @@ fn every_source_gives_the_run_of_the_folder() {
     assert_eq!(both.1, tensors);
     // What was given stands in the configuration, and a run goes on by it.
     let text = fs::read_to_string(root.join("runs/halves/config.toml")).unwrap();
-    assert!(text.contains("half-0\",") && text.contains("half-9\""), "{text}");
+    assert!(
+        text.contains("half-0\",") && text.contains("half-9\""),
+        "{text}"
+    );
     let mut listener = Listener::default();
     common::resume(&root.join("runs/halves"), &mut listener).unwrap();
     // One picture that is another is noticed.
@@ -135,6 +160,7 @@ fn the_path_that_can_not_be_used_is_named_with_its_key() {
         assert!(error.to_string().starts_with(key), "{error}");
         fs::rename(dir.path().join("away"), dir.path().join(folder)).unwrap();
     }
-    let source: std::sync::Arc<dyn Source> = npid_data::source::open(&dir.path().join("a")).unwrap();
+    let source: std::sync::Arc<dyn Source> =
+        npid_data::source::open(&dir.path().join("a")).unwrap();
     set.check(source.as_ref(), "folder");
 }

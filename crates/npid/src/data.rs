@@ -36,7 +36,11 @@ pub fn inspect(paths: &[PathBuf], output: Output) -> Result<(), Error> {
     opened.found.iter().for_each(|sentence| say!("{sentence}"));
     let shown: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
     for (summary, part) in summaries.iter().zip(["", ", queries"]) {
-        say!("{}{part}: {}", shown.join(", "), summary.to_string().trim_end());
+        say!(
+            "{}{part}: {}",
+            shown.join(", "),
+            summary.to_string().trim_end()
+        );
     }
     let flags: Vec<String> = shown.iter().map(|path| format!("--data {path}")).collect();
     say!("train on it: npid train {}", flags.join(" "));
@@ -81,6 +85,9 @@ pub fn patterns(out: &Path, output: Output) -> Result<(), Error> {
     let (train, val) = (train.display(), val.display());
     say!("{train}: {PATTERNS} pictures of {PATTERNS_SIZE}x{PATTERNS_SIZE}");
     say!("{val}: {PATTERNS} more, to ask with");
-    say!("train on them: npid train patterns --data {}", out.display());
+    say!(
+        "train on them: npid train patterns --data {}",
+        out.display()
+    );
     Ok(())
 }

@@ -144,12 +144,20 @@ fn header(
     let entry = if is_core { 3 } else { 4 };
     if bits <= 8 {
         let all = 1usize << bits;
-        let stated = if is_core { 0 } else { u32_at(bytes, 46)? as usize };
+        let stated = if is_core {
+            0
+        } else {
+            u32_at(bytes, 46)? as usize
+        };
         entries = if stated == 0 { all } else { stated };
         // Beyond the palette colours are grey, as PIL has them.
         palette = (0..=255).map(|grey| [grey; 3]).collect();
         let stored = bytes.get(palette_at..).ok_or_else(cut_short)?;
-        for (colour, bgr) in palette.iter_mut().zip(stored.chunks_exact(entry)).take(entries) {
+        for (colour, bgr) in palette
+            .iter_mut()
+            .zip(stored.chunks_exact(entry))
+            .take(entries)
+        {
             *colour = [bgr[2], bgr[1], bgr[0]];
         }
     }
@@ -177,7 +185,12 @@ impl Header {
             16 => self.masked(u16::from_le_bytes([row[2 * x], row[2 * x + 1]]).into()),
             32 => {
                 let at = 4 * x;
-                self.masked(u32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]))
+                self.masked(u32::from_le_bytes([
+                    row[at],
+                    row[at + 1],
+                    row[at + 2],
+                    row[at + 3],
+                ]))
             }
             bits => {
                 let bits = usize::from(bits);

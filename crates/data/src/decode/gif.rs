@@ -37,7 +37,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
     decoder.read_into_buffer(&mut indices).map_err(reason)?;
     // Beyond the palette PIL's colours are grey.
     let mut colours: Vec<[u8; 3]> = (0..=255).map(|grey| [grey; 3]).collect();
-    for (colour, given) in colours.iter_mut().zip(palette.iter().flat_map(|p| p.chunks_exact(3))) {
+    for (colour, given) in colours
+        .iter_mut()
+        .zip(palette.iter().flat_map(|p| p.chunks_exact(3)))
+    {
         colour.copy_from_slice(given);
     }
     let mut rgb = colours[usize::from(background)].repeat(width * height);

@@ -23,7 +23,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
         Some((at, PALETTE)) => {
             let mut grey = bytes.to_vec();
             let little = bytes.starts_with(b"II");
-            let value = if little { GREY.to_le_bytes() } else { GREY.to_be_bytes() };
+            let value = if little {
+                GREY.to_le_bytes()
+            } else {
+                GREY.to_be_bytes()
+            };
             grey[at..at + 2].copy_from_slice(&value);
             read(&grey, true)
         }
@@ -37,16 +41,18 @@ fn read(bytes: &[u8], palette: bool) -> Result<Picture, PictureError> {
         TiffError::IoError(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
             PictureError::new("the TIFF is cut short")
         }
-        TiffError::UnsupportedError(what) => PictureError::new(format!(
-            "a TIFF of a kind that npid does not read: {what}"
-        )),
+        TiffError::UnsupportedError(what) => {
+            PictureError::new(format!("a TIFF of a kind that npid does not read: {what}"))
+        }
         _ => PictureError::new(format!("corrupt TIFF: {error}")),
     };
     let mut limits = Limits::default();
     limits.decoding_buffer_size = MAX_BYTES;
     limits.intermediate_buffer_size = MAX_BYTES;
     limits.ifd_value_size = 1 << 22;
-    let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(reason)?.with_limits(limits);
+    let mut decoder = Decoder::new(Cursor::new(bytes))
+        .map_err(reason)?
+        .with_limits(limits);
     let (width, height) = decoder.dimensions().map_err(reason)?;
     let _admitted = admit(width.into(), height.into())?;
     let (width, height) = (width as usize, height as usize);
@@ -55,7 +61,10 @@ fn read(bytes: &[u8], palette: bool) -> Result<Picture, PictureError> {
         true => Some(decoder.get_tag_u16_vec(Tag::ColorMap).map_err(reason)?),
         false => None,
     };
-    let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).ok().flatten();
+    let orientation = decoder
+        .find_tag_unsigned::<u8>(Tag::Orientation)
+        .ok()
+        .flatten();
     let extra: Vec<u16> = decoder
         .find_tag_unsigned_vec(Tag::ExtraSamples)
         .ok()
@@ -177,7 +186,11 @@ impl Samples {
 
     /// Values from a row to the next; small ones are packed in bytes.
     fn stride(&self) -> usize {
-        let channels = if self.plane.is_some() { 1 } else { self.channels };
+        let channels = if self.plane.is_some() {
+            1
+        } else {
+            self.channels
+        };
         match self.bits {
             8.. => self.width * channels,
             bits => (self.width * channels * usize::from(bits)).div_ceil(8),
@@ -204,7 +217,11 @@ impl Samples {
                             let shift = 8 - bits - in_row * bits % 8;
                             let max = (1 << bits) - 1;
                             let value = byte >> shift & max;
-                            if self.indices { value } else { value * (255 / max) }
+                            if self.indices {
+                                value
+                            } else {
+                                value * (255 / max)
+                            }
                         }
                     };
                 }

@@ -77,7 +77,10 @@ mod tests {
 
     #[test]
     fn ranges_and_lists() {
-        assert_eq!(all("s-{008..011}.tar"), ["s-008.tar", "s-009.tar", "s-010.tar", "s-011.tar"]);
+        assert_eq!(
+            all("s-{008..011}.tar"),
+            ["s-008.tar", "s-009.tar", "s-010.tar", "s-011.tar"]
+        );
         assert_eq!(all("{a,b}-{1..0}"), ["a-1", "a-0", "b-1", "b-0"]);
         assert_eq!(all("{x}{0..1}"), ["{x}0", "{x}1"]);
         assert!(expand(Path::new("no {braces} here.tar")).is_none());
@@ -86,7 +89,11 @@ mod tests {
 
     #[test]
     fn too_many_are_refused_before_they_are_made() {
-        for pattern in ["{0..99999999999}.tar", "{0..999}{0..999}{0..999}", "{0..100000}"] {
+        for pattern in [
+            "{0..99999999999}.tar",
+            "{0..999}{0..999}{0..999}",
+            "{0..100000}",
+        ] {
             assert!(expand(Path::new(pattern)).unwrap().is_err(), "{pattern}");
         }
         assert!(expand(Path::new("{0..99999999999999999999999999}.tar")).is_none());

@@ -113,7 +113,11 @@ pub(super) fn open_archive(path: &Path, cifar: Cifar, test: bool) -> Result<RawS
     let mut classes = Vec::new();
     let mut kept = 0;
     while let Some(member) = walk.next()? {
-        let name = member.name.rsplit(|&b| b == b'/').next().unwrap_or_default();
+        let name = member
+            .name
+            .rsplit(|&b| b == b'/')
+            .next()
+            .unwrap_or_default();
         let name = String::from_utf8_lossy(name).into_owned();
         if Cifar::of_file(&name) == Some((cifar, test)) {
             kept += member.size;
@@ -129,7 +133,9 @@ pub(super) fn open_archive(path: &Path, cifar: Cifar, test: bool) -> Result<RawS
             let text = walk.content(&member)?;
             let text = String::from_utf8_lossy(&text).into_owned();
             let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
-            classes = names.map(|n| super::file::printable(n.as_bytes())).collect();
+            classes = names
+                .map(|n| super::file::printable(n.as_bytes()))
+                .collect();
         }
     }
     if classes.len() != cifar.classes() {

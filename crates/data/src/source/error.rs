@@ -143,11 +143,7 @@ impl Error {
     }
 
     /// An [`Error::Unusable`].
-    pub(super) fn unusable(
-        path: &Path,
-        what: impl Into<String>,
-        cure: impl Into<String>,
-    ) -> Self {
+    pub(super) fn unusable(path: &Path, what: impl Into<String>, cure: impl Into<String>) -> Self {
         Error::Unusable {
             path: path.into(),
             what: what.into(),

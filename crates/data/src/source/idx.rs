@@ -98,8 +98,11 @@ fn read(path: &Path, dimensions: usize) -> Result<Idx, Error> {
     }
     // Grows with what is there, one byte beyond what should be.
     let mut bytes = Vec::new();
-    (unpack(&file).map_err(io)?.take(total + 1).read_to_end(&mut bytes))
-        .map_err(|error| wrong(format!("it can't be unpacked ({error})")))?;
+    (unpack(&file)
+        .map_err(io)?
+        .take(total + 1)
+        .read_to_end(&mut bytes))
+    .map_err(|error| wrong(format!("it can't be unpacked ({error})")))?;
     if bytes.len() as u64 != total {
         let more = bytes.len() as u64 > total;
         return Err(length_wrong(&if more {
@@ -186,7 +189,10 @@ fn labels(path: &Path, len: usize, images: &str) -> Result<Vec<Option<u32>>, Err
     if labels.sizes[0] != len as u64 {
         return Err(Error::unusable(
             path,
-            format!("{} labels for the {len} pictures of {images}", labels.sizes[0]),
+            format!(
+                "{} labels for the {len} pictures of {images}",
+                labels.sizes[0]
+            ),
             "they are of two sets; download both again",
         ));
     }

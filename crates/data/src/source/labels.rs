@@ -41,7 +41,12 @@ impl Labels {
         let values: Option<Vec<i64>> = texts.iter().map(|text| text.parse().ok()).collect();
         let row = |number: &Option<u32>| number.map(|number| number as usize);
         if let Some(values) = values {
-            return numbered(self.rows.iter().map(|r| row(r).map(|i| values[i])).collect());
+            return numbered(
+                self.rows
+                    .iter()
+                    .map(|r| row(r).map(|i| values[i]))
+                    .collect(),
+            );
         }
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&i| texts[i]);
@@ -59,7 +64,11 @@ impl Labels {
 /// Labels that are whole numbers; negative ones (a hidden label in Hugging Face's sets) are none.
 pub(super) fn numbered(values: Vec<Option<i64>>) -> Labelled {
     let known = |value: &Option<i64>| value.filter(|value| *value >= 0);
-    if values.iter().filter_map(known).all(|value| value <= MAX_NUMBER) {
+    if values
+        .iter()
+        .filter_map(known)
+        .all(|value| value <= MAX_NUMBER)
+    {
         let rows = values.iter().map(|v| known(v).map(|v| v as u32));
         return (rows.collect(), Vec::new());
     }

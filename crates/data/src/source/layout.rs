@@ -100,9 +100,11 @@ impl Layout {
             Ok(_) => of_file(path),
             Err(error) => match brace::expand(path) {
                 Some(Ok(files)) => of_pattern(files),
-                Some(Err(what)) => {
-                    Err(Error::unusable(path, what, "narrow it, or give a folder of tars"))
-                }
+                Some(Err(what)) => Err(Error::unusable(
+                    path,
+                    what,
+                    "narrow it, or give a folder of tars",
+                )),
                 None => Err(Error::io(path, error)),
             },
         }
@@ -145,7 +147,11 @@ fn of_file(path: &Path) -> Result<Layout, Error> {
     };
     super::file::regular(path).map_err(io)?;
     let mut start = Vec::new();
-    (File::open(path).map_err(io)?.take(4096).read_to_end(&mut start)).map_err(io)?;
+    (File::open(path)
+        .map_err(io)?
+        .take(4096)
+        .read_to_end(&mut start))
+    .map_err(io)?;
     let root = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
     let name = path.file_name().unwrap_or_default();
     let files = vec![PathBuf::from(name)];
@@ -181,7 +187,9 @@ fn of_file(path: &Path) -> Result<Layout, Error> {
     if is_text(&start) {
         return Ok(Layout::whole(Kind::List(path.into()), false));
     }
-    Err(unknown("neither its name nor its first bytes are those of a collection"))
+    Err(unknown(
+        "neither its name nor its first bytes are those of a collection",
+    ))
 }
 
 /// Whether a file that begins like this is meant to be text: hardly any bytes that no text has. What is
@@ -217,7 +225,9 @@ fn of_gzip(path: &Path) -> Result<Layout, Error> {
     let cifar = match start.get(..19).unwrap_or_default() {
         name if name.starts_with(b"cifar-10-batches-bi") => Cifar::Ten,
         name if name.starts_with(b"cifar-100-binary") => Cifar::Hundred,
-        name if name.starts_with(b"cifar-10-batches-py") || name.starts_with(b"cifar-100-python") => {
+        name if name.starts_with(b"cifar-10-batches-py")
+            || name.starts_with(b"cifar-100-python") =>
+        {
             return Err(unknown(
                 "CIFAR's Python version, which only Python can read; download the binary version",
             ));
@@ -364,9 +374,16 @@ fn of_binary_files(root: &Path, names: &[String]) -> Result<Option<Layout>, Erro
     }
     let there = |name: &&str| names.iter().any(|n| n == name);
     let stl10 = |all: &[&str]| -> Vec<PathBuf> {
-        all.iter().copied().filter(|n| there(n)).map(PathBuf::from).collect()
+        all.iter()
+            .copied()
+            .filter(|n| there(n))
+            .map(PathBuf::from)
+            .collect()
     };
-    let (train, val) = (stl10(&[stl10::TRAIN, stl10::UNLABELED]), stl10(&[stl10::TEST]));
+    let (train, val) = (
+        stl10(&[stl10::TRAIN, stl10::UNLABELED]),
+        stl10(&[stl10::TEST]),
+    );
     if !train.is_empty() || !val.is_empty() {
         return layout(train, val, &|files| Kind::Stl10 {
             root: root.clone(),
@@ -375,7 +392,8 @@ fn of_binary_files(root: &Path, names: &[String]) -> Result<Option<Layout>, Erro
     }
     // Of a file that is there packed and unpacked, the latter is taken.
     let packed_twin = |name: &String| {
-        name.strip_suffix(".gz").is_some_and(|plain| names.iter().any(|n| n == plain))
+        name.strip_suffix(".gz")
+            .is_some_and(|plain| names.iter().any(|n| n == plain))
     };
     let images: Vec<PathBuf> = (names.iter())
         .filter(|name| idx::is_images(name) && !packed_twin(name))
@@ -404,14 +422,22 @@ fn of_binary_files(root: &Path, names: &[String]) -> Result<Option<Layout>, Erro
     }
     let owned = |files: Vec<&PathBuf>| files.into_iter().cloned().collect();
     layout(owned(train), owned(val), &|files: Vec<PathBuf>| {
-        Kind::Idx(files.first().map_or_else(|| root.clone(), |file| root.join(file)))
+        Kind::Idx(
+            files
+                .first()
+                .map_or_else(|| root.clone(), |file| root.join(file)),
+        )
     })
 }
 
 /// Sub-folders `train` and `val` (or `valid`, `validation`, `test`). A lone `train` is one part as
 /// well: as the only class it would be of no use.
 fn of_split_folders(root: &Path, folders: &[String]) -> Result<Option<Layout>, Error> {
-    let of = |wanted| folders.iter().find(|name| Split::of_folder(name) == Some(wanted));
+    let of = |wanted| {
+        folders
+            .iter()
+            .find(|name| Split::of_folder(name) == Some(wanted))
+    };
     let Some(train) = of(Split::Train) else {
         return Ok(None);
     };

@@ -162,7 +162,10 @@ fn parse(line: &[u8], is_first: bool) -> Result<Option<(&str, Option<&str>)>, &'
         },
     };
     let label = label.trim();
-    Ok(Some((file.trim_end(), Some(label).filter(|l| !l.is_empty()))))
+    Ok(Some((
+        file.trim_end(),
+        Some(label).filter(|l| !l.is_empty()),
+    )))
 }
 
 /// The folder that relative paths start at, and whether it is the list's own.
@@ -253,6 +256,10 @@ mod tests {
         assert!(parse(b"a\0b", false).unwrap_err().contains("NUL"));
         assert!(parse(b"\xff\xfea\0", true).unwrap_err().contains("UTF-16"));
         assert!(parse(b"\xe9.jpg", false).unwrap_err().contains("UTF-8"));
-        assert!(parse(&[b'a'; MAX_LINE + 1], false).unwrap_err().contains("16 KiB"));
+        assert!(
+            parse(&[b'a'; MAX_LINE + 1], false)
+                .unwrap_err()
+                .contains("16 KiB")
+        );
     }
 }

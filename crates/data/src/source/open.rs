@@ -137,7 +137,10 @@ fn prefixes(paths: &[PathBuf]) -> Vec<(String, String)> {
     }
     let most = parts.iter().map(Vec::len).max().unwrap_or(1);
     let last = |n: usize| -> Vec<&[String]> {
-        parts.iter().map(|p| &p[p.len().saturating_sub(n)..]).collect()
+        parts
+            .iter()
+            .map(|p| &p[p.len().saturating_sub(n)..])
+            .collect()
     };
     let distinct = |n: &usize| {
         let mut all = last(*n);
@@ -145,7 +148,12 @@ fn prefixes(paths: &[PathBuf]) -> Vec<(String, String)> {
         all.windows(2).all(|pair| pair[0] != pair[1])
     };
     let needed = (1..=most).find(distinct).unwrap_or(most);
-    let say = |parts: &[String]| parts.iter().map(|part| format!("{part}/")).collect::<String>();
+    let say = |parts: &[String]| {
+        parts
+            .iter()
+            .map(|part| format!("{part}/"))
+            .collect::<String>()
+    };
     last(needed)
         .into_iter()
         .map(|parts| (say(parts), say(&parts[..parts.len().saturating_sub(1)])))
@@ -233,8 +241,15 @@ mod tests {
         assert_eq!(all(&["/x/a", "/x/b/"]), [pair("a/", ""), pair("b/", "")]);
         assert_eq!(
             all(&["/x/train", "/y/train", "/z"]),
-            [pair("x/train/", "x/"), pair("y/train/", "y/"), pair("z/", "")]
+            [
+                pair("x/train/", "x/"),
+                pair("y/train/", "y/"),
+                pair("z/", "")
+            ]
         );
-        assert_eq!(all(&["/train", "/y/train"]), [pair("train/", ""), pair("y/train/", "y/")]);
+        assert_eq!(
+            all(&["/train", "/y/train"]),
+            [pair("train/", ""), pair("y/train/", "y/")]
+        );
     }
 }

@@ -20,8 +20,8 @@ use super::labels::numbered;
 use super::{ContentHash, Description, Error, Picture, PictureError, Source};
 use crate::decode::{Format, decode};
 use schema::{
-    check_compression, class_names, column_names, huggingface_features, image_column, kind_of_column,
-    label_column, leaf,
+    check_compression, class_names, column_names, huggingface_features, image_column,
+    kind_of_column, label_column, leaf,
 };
 
 /// Pictures in a parquet file.
@@ -330,7 +330,9 @@ impl Source for ParquetSource {
         })?;
         if values.len() != self.len() {
             let (found, rows) = (values.len(), self.len());
-            return Err(wrong(format!("{path} has {found} values in it for {rows} rows")));
+            return Err(wrong(format!(
+                "{path} has {found} values in it for {rows} rows"
+            )));
         }
         let row = values.iter().position(Option::is_none);
         match row {

@@ -153,9 +153,8 @@ impl Source for RawSource {
         let (file, index) = self.place(row);
         let start = file.first + file.stride * index as u64;
         let stored = file.bytes.read(start, self.shape.bytes());
-        let stored = stored.map_err(|error| {
-            PictureError::new(format!("the file can't be read there: {error}"))
-        })?;
+        let stored = stored
+            .map_err(|error| PictureError::new(format!("the file can't be read there: {error}")))?;
         Ok(self.shape.picture(&stored))
     }
 
@@ -197,7 +196,9 @@ pub(super) fn class_names(path: &std::path::Path, classes: usize) -> Vec<String>
     let text = file.read(0, file.length().min(1 << 16)).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
     let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
-    let names: Vec<String> = names.map(|n| super::file::printable(n.as_bytes())).collect();
+    let names: Vec<String> = names
+        .map(|n| super::file::printable(n.as_bytes()))
+        .collect();
     if names.len() == classes {
         names
     } else {

@@ -31,11 +31,7 @@ impl Search {
         let mut search = Search::default();
         let canonical = root.canonicalize().map_err(|e| Error::io(root, e))?;
         search.folder(root, Path::new(""), &mut vec![canonical])?;
-        for files in [
-            &mut search.pictures,
-            &mut search.parquets,
-            &mut search.tars,
-        ] {
+        for files in [&mut search.pictures, &mut search.parquets, &mut search.tars] {
             files.sort_by_cached_key(|file| name_of(file).into_bytes());
         }
         Ok(search)

@@ -81,7 +81,9 @@ impl ShardSource {
             let mut walk = Walk::file(&path, &file)?;
             let mut sample = Sample::default();
             let mut add = |sample: Sample| {
-                let Some(picture) = sample.picture else { return };
+                let Some(picture) = sample.picture else {
+                    return;
+                };
                 labels.push(sample.cls.or(sample.json).as_deref());
                 source.rows.push(Row {
                     shard,
@@ -154,9 +156,8 @@ impl ShardSource {
         let row = &self.rows[row];
         check_encoded(row.size)?;
         let file = &self.shards[row.shard as usize].file;
-        file.read(row.offset, row.size).map_err(|error| {
-            PictureError::new(format!("the tar can't be read there: {error}"))
-        })
+        file.read(row.offset, row.size)
+            .map_err(|error| PictureError::new(format!("the tar can't be read there: {error}")))
     }
 }
 
@@ -176,11 +177,13 @@ fn label_of_text(content: &[u8]) -> Option<String> {
 
 fn label_of_json(content: &[u8]) -> Option<String> {
     let value: Value = serde_json::from_slice(content).ok()?;
-    ["label", "cls", "class"].iter().find_map(|key| match value.get(key)? {
-        Value::String(text) => label_of_text(text.as_bytes()),
-        Value::Number(number) => number.is_i64().then(|| number.to_string()),
-        _ => None,
-    })
+    ["label", "cls", "class"]
+        .iter()
+        .find_map(|key| match value.get(key)? {
+            Value::String(text) => label_of_text(text.as_bytes()),
+            Value::Number(number) => number.is_i64().then(|| number.to_string()),
+            _ => None,
+        })
 }
 
 impl Source for ShardSource {

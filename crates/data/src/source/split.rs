@@ -91,7 +91,10 @@ mod tests {
     fn names_say_what_a_file_is_for() {
         for (name, split) in [
             ("train-00000-of-00002.parquet", Some(Split::Train)),
-            ("data/validation-00000-of-00001-abc.parquet", Some(Split::Val)),
+            (
+                "data/validation-00000-of-00001-abc.parquet",
+                Some(Split::Val),
+            ),
             ("default/partial-train/0000.parquet", Some(Split::Train)),
             ("imagenet1k-train-0007.tar", Some(Split::Train)),
             ("test/0000.tar", Some(Split::Test)),
@@ -107,7 +110,12 @@ mod tests {
     #[test]
     fn parts_are_kept_apart_only_where_there_are_several() {
         let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
-        let groups = Groups::of(paths(&["extra-0.tar", "test-0.tar", "train-0.tar", "val-0.tar"]));
+        let groups = Groups::of(paths(&[
+            "extra-0.tar",
+            "test-0.tar",
+            "train-0.tar",
+            "val-0.tar",
+        ]));
         assert_eq!(groups.train, paths(&["train-0.tar"]));
         assert_eq!(groups.val, paths(&["val-0.tar"]));
         assert_eq!(groups.left_out, paths(&["extra-0.tar", "test-0.tar"]));

@@ -74,11 +74,18 @@ fn labels_of(path: &Path, len: usize, notes: &mut Vec<String>) -> Result<Vec<Opt
     }
     let labels = path.with_file_name(name.replace("_X.bin", "_y.bin"));
     if !labels.exists() {
-        notes.push(format!("{name} has no labels: {} is missing", labels.display()));
+        notes.push(format!(
+            "{name} has no labels: {} is missing",
+            labels.display()
+        ));
         return Ok(vec![None; len]);
     }
     let wrong = |what: String| {
-        Error::unusable(&labels, what, "it is damaged or of another set; download it again")
+        Error::unusable(
+            &labels,
+            what,
+            "it is damaged or of another set; download it again",
+        )
     };
     let io = |source| Error::io(&labels, source);
     let file = SharedFile::open(&labels).map_err(io)?;

@@ -124,7 +124,9 @@ impl<R: Forward> Walk<'_, R> {
     /// Moves the reader to `place`, which is never behind it.
     fn go(&mut self, place: u64) -> Result<(), Error> {
         let skip = place.saturating_sub(self.at);
-        self.reader.skip(skip).map_err(|e| Error::io(self.path, e))?;
+        self.reader
+            .skip(skip)
+            .map_err(|e| Error::io(self.path, e))?;
         self.at += skip;
         Ok(())
     }
@@ -175,7 +177,11 @@ impl<R: Forward> Walk<'_, R> {
                 size = extended.size.take().unwrap_or(size);
             }
             // Links, devices and folders have no content, whatever their size says.
-            let stored = if (b'1'..=b'6').contains(&kind) { 0 } else { size };
+            let stored = if (b'1'..=b'6').contains(&kind) {
+                0
+            } else {
+                size
+            };
             let offset = start + BLOCK;
             let end = (stored.checked_next_multiple_of(BLOCK)).and_then(|s| offset.checked_add(s));
             // The padding of the last member may be missing.
@@ -230,7 +236,11 @@ impl<R: Forward> Walk<'_, R> {
                 member.size
             )));
         }
-        let read = self.reader.by_ref().take(member.size).read_to_end(&mut content);
+        let read = self
+            .reader
+            .by_ref()
+            .take(member.size)
+            .read_to_end(&mut content);
         self.at += content.len() as u64;
         match read {
             Ok(read) if read as u64 == member.size => Ok(content),
@@ -396,7 +406,12 @@ mod tests {
             file("./a.jpg", b"A"),
             member("folder/", b'5', &octal(0), b""),
             member("link", b'2', &octal(700), b""),
-            member("././@LongLink", b'L', &octal(long.len() + 1), (long.clone() + "\0").as_bytes()),
+            member(
+                "././@LongLink",
+                b'L',
+                &octal(long.len() + 1),
+                (long.clone() + "\0").as_bytes(),
+            ),
             file("short", &[7; 513]),
             member("pax", b'x', &octal(pax.len()), pax.as_bytes()),
             file("other", b""),
@@ -435,9 +450,18 @@ mod tests {
             (member("a", b'0', &large, b""), "no valid size"),
             (member("a", b'0', &most, b""), "beyond its end"),
             (member("a", b'0', b"77777777777\0", b""), "beyond its end"),
-            (member("a", b'0', b"-1\0\0\0\0\0\0\0\0\0\0", b""), "no valid size"),
-            (member("x", b'L', &octal(1 << 20 | 1), &vec![b'a'; 1 << 20 | 1]), "extensions"),
-            (member("x", b'L', &octal(1 << 17), &vec![b'a'; 1 << 17]), "64 KiB"),
+            (
+                member("a", b'0', b"-1\0\0\0\0\0\0\0\0\0\0", b""),
+                "no valid size",
+            ),
+            (
+                member("x", b'L', &octal(1 << 20 | 1), &vec![b'a'; 1 << 20 | 1]),
+                "extensions",
+            ),
+            (
+                member("x", b'L', &octal(1 << 17), &vec![b'a'; 1 << 17]),
+                "64 KiB",
+            ),
             (member("x", b'x', &octal(9), b"99 path=a"), "can't be read"),
             (damaged, "is damaged"),
             (file("a", b"A")[..300].to_vec(), "in the middle"),

@@ -290,17 +290,17 @@ impl Config {
             )
             .into());
         }
-        if let InitCfg::Pretrained { checkpoint, .. } = &mut config.model.backbone.init_cfg
-        {
+        if let InitCfg::Pretrained { checkpoint, .. } = &mut config.model.backbone.init_cfg {
             *checkpoint = absolute(checkpoint, CHECKPOINT)?;
         }
-        if let Some(NegWeights::File(path)) = &mut config.model.neg_weights
-        {
+        if let Some(NegWeights::File(path)) = &mut config.model.neg_weights {
             *path = absolute(path, "model.neg_weights")?;
         }
         let all = |paths: &Option<super::Paths>, key| {
             let paths = paths.as_ref();
-            paths.map(|paths| paths.try_map(|path| absolute(path, key))).transpose()
+            paths
+                .map(|paths| paths.try_map(|path| absolute(path, key)))
+                .transpose()
         };
         config.data.path = all(&self.data.path, "data.path")?;
         config.data.val = all(&self.data.val, "data.val")?;

@@ -24,7 +24,10 @@ fn paths_that_hold_no_pictures() {
     fs::write(s.path("one/a.png"), "just text").unwrap();
     s.refuses("data inspect one", &["the only picture", "a.png"]);
     fs::write(s.path("notes.txt"), "just text").unwrap();
-    s.refuses("train --data notes.txt", &["notes.txt, line 1", "just: no such file"]);
+    s.refuses(
+        "train --data notes.txt",
+        &["notes.txt, line 1", "just: no such file"],
+    );
     fs::write(s.path("cut.parquet"), "PAR1 and then nothing").unwrap();
     s.refuses("train --data cut.parquet", &["cut.parquet", "parquet"]);
     s.refuses("data inspect nowhere", &["nowhere"]);

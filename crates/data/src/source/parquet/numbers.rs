@@ -16,7 +16,9 @@ pub(super) fn integers<R: ChunkReader + 'static>(
     each_group(reader, column, |reader, rows, present| match reader {
         ColumnReader::Int64ColumnReader(mut r) => add(&mut all, read_some(&mut r, rows, present)?),
         ColumnReader::Int32ColumnReader(mut r) => add(&mut all, read_some(&mut r, rows, present)?),
-        _ => Err(ParquetError::General("not a column of whole numbers".into())),
+        _ => Err(ParquetError::General(
+            "not a column of whole numbers".into(),
+        )),
     })?;
     Ok(all)
 }

@@ -108,7 +108,11 @@ pub(super) fn kind_of_column(metadata: &ParquetMetaData, name: &str) -> Option<S
 }
 
 /// Whether a column's pages can be unpacked.
-pub(super) fn check_compression(path: &Path, metadata: &ParquetMetaData, column: usize) -> Result<(), Error> {
+pub(super) fn check_compression(
+    path: &Path,
+    metadata: &ParquetMetaData,
+    column: usize,
+) -> Result<(), Error> {
     for group in metadata.row_groups() {
         let column = group.column(column);
         let codec = match column.compression() {
