@@ -46,6 +46,11 @@ CASES = {
         '[model.neck]\ntype = "NonLinearNeck"\nhid_channels = 96\nout_channels = 48\n',
         32,
     ),
+    "resnet50-caffe": (
+        'type = "ResNet"\ndepth = 50\nstyle = "caffe"\nstem_channels = 32\nbase_channels = 16',
+        LINEAR + "norm = true\n",
+        64,
+    ),
     "resnet18-narrow": (
         'type = "ResNet_CIFAR"\ndepth = 18\nbase_channels = 16',
         '[model.neck]\ntype = "MoCoV2Neck"\nhid_channels = 96\nout_channels = 64\nnorm = true\n',
@@ -148,7 +153,7 @@ class Case:
         """Map, pooled features and embedding by torchvision's model and a neck of three lines."""
         depth = int(re.match(r"resnet(\d+)", self.name)[1])
         weights = torch.load(self.folder / "backbone.pth", weights_only=True)
-        model = torchvision_model(depth, weights)
+        model = torchvision_model(depth, weights, "caffe" if "caffe" in self.name else "pytorch")
         missing, unexpected = model.load_state_dict(weights, strict=False)
         assert sorted(missing) == ["fc.bias", "fc.weight"] and unexpected == [], (missing, unexpected)
         counters = [v for k, v in weights.items() if k.endswith("num_batches_tracked")]
@@ -200,19 +205,19 @@ class Case:
             "onnxruntime, pooled": off(self.onnx("pooled.onnx"), pooled),
             "onnxruntime, map": off(self.onnx("map.onnx"), last_map),
         }
-        if "narrow" not in self.name:
+        if "base_channels" not in CASES[self.name][0]:
             results["timm, pooled"] = off(self.timm(), pooled)
         print(f"{self.name}: D {self.embedded.shape[1]}, spread {spread:.2f}; "
               + "; ".join(f"{k} {v:.1e}" for k, v in results.items()))
         return spread > 0.02 and all(v < TOLERANCE for v in results.values())
 
 
-def torchvision_model(depth, weights):
+def torchvision_model(depth, weights, style):
     """docs/weights.md's function, which is what people will copy."""
     namespace = {}
     source = next(text for _, text in blocks() if "def resnet(" in text)
     exec(source.split("\nweights = ")[0], namespace)
-    return namespace["resnet"](depth, weights)
+    return namespace["resnet"](depth, weights, style)
 
 
 def run_neck(neck, x):

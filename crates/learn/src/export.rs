@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use npid_network::graph::{Network, NodeId, Op};
 use npid_weights::{Tensor, Tensors, onnx, pth, safetensors};
@@ -18,6 +19,9 @@ use crate::{method, recipes};
 
 /// What the names of a backbone's weights start with in a run.
 const BACKBONE: &str = "backbone.";
+
+/// The most bytes of weights in a `.pth` file: 4 GiB, less room for names and statistics.
+const MAX_PTH: u64 = (1 << 32) - (1 << 26);
 
 /// A kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -72,14 +76,16 @@ pub enum Names {
 }
 
 /// What is asked of [`export`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
     /// Which checkpoint.
     pub checkpoint: Choice,
     /// How much; `None` is the backbone of weights, the embedding of a model.
     pub what: Option<What>,
     /// Whose names; `None` is torchvision's. A model has the run's own.
     pub names: Option<Names>,
+    /// Set (by Ctrl-C) to stop.
+    pub stop: &'a AtomicBool,
 }
 
 /// What [`export`] wrote.
@@ -119,12 +125,13 @@ pub struct ExportReport {
 ///
 /// # Errors
 /// [`Error::Input`] for a folder that is no run, a checkpoint that isn't there or damaged, an
-/// ending that isn't known, a file that exists, what doesn't fit together, or a model above 2 GB;
-/// [`Error::Run`] for a disk that is full. Nothing is left behind then.
+/// ending that isn't known, a file that exists, what doesn't fit together, a model above 2 GB or a
+/// `.pth` file above 4 GiB; [`Error::Run`] for a disk that is full; [`Error::Interrupted`] when
+/// asked to stop. Nothing is left behind then.
 pub fn export(
     folder: &Path,
     out: &Path,
-    options: Options,
+    options: Options<'_>,
     progress: &mut dyn Progress,
 ) -> Result<ExportReport, Error> {
     survive_file_size_limit();
@@ -183,7 +190,17 @@ pub fn export(
         step: cursor.step,
     };
     let names = (!model).then(|| options.names.unwrap_or_default());
-    let file = Out::create(out)?;
+    if format == Format::Pth {
+        let bytes = 4 * network.parameter_count() as u64;
+        if bytes > MAX_PTH {
+            return Err(Error::input(format!(
+                "--out {}: {bytes} bytes of weights don't fit a .pth file, which ends at 4 GiB; \
+                 take .safetensors",
+                out.display()
+            )));
+        }
+    }
+    let file = Out::create(out, options.stop)?;
     let (tensors, bytes) = match format {
         Format::Onnx => {
             let (bytes, count) = encode(network, map, &about, &checkpoint)?;
@@ -364,14 +381,15 @@ fn differences(network: &Network) -> Vec<String> {
 
 /// A file in the making, under a temporary name beside its own. Without [`Out::write`], or if that
 /// fails, nothing of it stays.
-struct Out {
+struct Out<'a> {
     path: PathBuf,
     temporary: PathBuf,
     file: File,
+    stop: &'a AtomicBool,
 }
 
-impl Out {
-    fn create(path: &Path) -> Result<Self, Error> {
+impl<'a> Out<'a> {
+    fn create(path: &Path, stop: &'a AtomicBool) -> Result<Self, Error> {
         let temporary = temporary_of(path);
         let file = File::create(&temporary).map_err(|error| {
             Error::input(format!(
@@ -383,16 +401,17 @@ impl Out {
             path: path.to_path_buf(),
             temporary,
             file,
+            stop,
         })
     }
 
     /// Writes the file, gives it its name and returns its number of bytes.
     fn write<F>(self, content: F) -> Result<u64, Error>
     where
-        F: FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+        F: FnOnce(&mut BufWriter<&Self>) -> std::io::Result<()>,
     {
         let written = (|| {
-            let mut buffered = BufWriter::with_capacity(1 << 18, &self.file);
+            let mut buffered = BufWriter::with_capacity(1 << 18, &self);
             content(&mut buffered)?;
             buffered.flush()?;
             drop(buffered);
@@ -403,6 +422,10 @@ impl Out {
             Ok(self.file.metadata()?.len())
         })();
         written.map_err(|error: std::io::Error| {
+            if self.stop.load(Ordering::Relaxed) {
+                let file = self.path.display();
+                return Error::Interrupted(format!("--out {file}: stopped; nothing was written"));
+            }
             Error::run(format!(
                 "{}: can't be written ({error}); {}",
                 self.path.display(),
@@ -412,9 +435,49 @@ impl Out {
     }
 }
 
-impl Drop for Out {
+/// The file, until it should stop.
+impl Write for &Out<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(std::io::Error::other("stopped")),
+            false => (&self.file).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        (&self.file).flush()
+    }
+}
+
+impl Drop for Out<'_> {
     fn drop(&mut self) {
         // After `write` there is no temporary any more, and an error here has nobody to hear it.
         let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_stopped_or_abandoned_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.pth");
+        let stop = AtomicBool::new(false);
+        let left = || fs::read_dir(folder.path()).unwrap().count();
+        drop(Out::create(&path, &stop).unwrap());
+        assert_eq!(left(), 0);
+        let stopped = Out::create(&path, &stop).unwrap().write(|file| {
+            file.write_all(&[1; 1 << 20])?;
+            stop.store(true, Ordering::Relaxed);
+            file.write_all(&[2; 1 << 20])
+        });
+        assert_eq!(stopped.unwrap_err().exit_code(), 130);
+        assert_eq!(left(), 0);
+        stop.store(false, Ordering::Relaxed);
+        let written = Out::create(&path, &stop).unwrap();
+        assert_eq!(written.write(|file| file.write_all(b"abc")), Ok(3));
+        assert_eq!((left(), fs::read(&path).unwrap()), (1, b"abc".to_vec()));
     }
 }

@@ -6,6 +6,7 @@ use npid_learn::export::{self, ExportReport, Format, Names, Options, What};
 use crate::args::{Export, NamesArg, WhatArg};
 use crate::display::Display;
 use crate::out::{self, count};
+use crate::stop;
 
 /// Writes a run's network and says what is in the file.
 ///
@@ -24,6 +25,7 @@ pub fn run(args: &Export) -> Result<(), Error> {
             NamesArg::Torchvision => Names::Torchvision,
             NamesArg::Mmselfsup => Names::Mmselfsup,
         }),
+        stop: stop::flag(),
     };
     let report = export::export(&args.run, &args.out, options, &mut display);
     display.finish();

@@ -123,6 +123,36 @@ fn weights_are_the_checkpoints_with_torchvisions_names() {
     assert!(again == fs::read(s.path("b.safetensors")).unwrap());
 }
 
+#[test]
+fn the_best_checkpoint_is_the_one_with_the_best_figure() {
+    let s = Scratch::new();
+    for i in 0..24 {
+        let class = s.path("many").join(["cats", "dogs"][i as usize % 2]);
+        fs::create_dir_all(&class).unwrap();
+        fs::write(class.join(format!("{i:02}.png")), png(SIDE, SIDE, i)).unwrap();
+    }
+    let arguments = format!(
+        "train --data many --val many --out run --threads 1 --workers 1 --set data.size={SIDE} \
+         --set data.batch_size=4 --set runner.max_epochs=6 --set evaluation.interval=1 \
+         --set evaluation.k=3 --set checkpoint.keep=1 --set optimizer.lr=0.3 {NARROW}"
+    );
+    assert_eq!(s.npid(&arguments).output().unwrap().status.code(), Some(0));
+    let last = export(&s, "--out last.safetensors");
+    assert_eq!(last["step"], 36);
+    let checkpoint = s.path(last["checkpoint"].as_str().unwrap());
+    let meta = npid_weights::read(&checkpoint).unwrap();
+    let meta: Value = serde_json::from_str(meta.text("npid").unwrap()).unwrap();
+    let best = &meta["figures"]["best"];
+    let report = export(&s, "--out best.safetensors --checkpoint best");
+    assert_eq!(report["step"], best["step"]);
+    let output = (s.npid("eval knn --run run --checkpoint best --threads 1 --json"))
+        .output()
+        .unwrap();
+    let figure: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(figure["knn_top1"], best["knn_top1"]);
+    assert_eq!(figure["step"], best["step"]);
+}
+
 /// The features of PNG files, by `npid embed` and by a model run on the same pixels.
 fn models_give_the_embedding(network: &str, map: [usize; 3]) {
     let s = trained(network);
