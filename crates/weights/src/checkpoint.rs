@@ -71,10 +71,14 @@ pub fn read(path: &Path) -> Result<Checkpoint, Error> {
     file.read_exact(&mut head[..known]).map_err(io)?;
     let head = &head[..known];
     let mut texts = HashMap::new();
+    // A safetensors file can begin with a pickle's 0x80: its first eight bytes are the length of
+    // the header, which is JSON and lies within the file. A pickle's would be far too large for it.
+    let json = head.get(8) == Some(&b'{')
+        && (head.first_chunk()).is_some_and(|bytes| u64::from_le_bytes(*bytes) <= length);
     let (format, (graph, places)) = match head {
         [] => return Err(Error::format(path, "an empty file")),
         [b'P', b'K', 3, 4, ..] => (Format::Pth, pth::archive(path, &mut file, length)?),
-        [0x80, ..] => (Format::LegacyPth, pth::legacy(path, &mut file, length)?),
+        [0x80, ..] if !json => (Format::LegacyPth, pth::legacy(path, &mut file, length)?),
         _ if head.get(257..262) == Some(b"ustar") => {
             return Err(Error::format(
                 path,

@@ -167,3 +167,41 @@ fn dtype(dtype: Dtype) -> Option<crate::Dtype> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Format, Tensor};
+
+    /// Headers of every length, among them those whose first byte is a pickle's.
+    #[test]
+    fn what_is_written_is_read_whatever_its_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first_bytes = std::collections::BTreeSet::new();
+        for length in 0..300 {
+            let name = "n".repeat(length);
+            let mut tensors = Tensors::new();
+            tensors.insert(&name, Tensor::new(&[2, 1], vec![0.5, -3.0]));
+            tensors.count("seen", 1 << 20);
+            let path = folder.path().join("a");
+            let texts = [("format", "pt"), ("a", "é\"")];
+            write(File::create(&path).unwrap(), &tensors, &texts).unwrap();
+            first_bytes.insert(std::fs::read(&path).unwrap()[0]);
+            let read = crate::read(&path).unwrap();
+            assert_eq!(read.format(), Format::Safetensors);
+            assert_eq!(
+                read.load(&name).unwrap(),
+                Tensor::new(&[2, 1], vec![0.5, -3.0])
+            );
+            assert_eq!(
+                read.load("seen").unwrap(),
+                Tensor::new(&[], vec![1048576.0])
+            );
+            assert_eq!(
+                (read.text("format"), read.text("a")),
+                (Some("pt"), Some("é\""))
+            );
+        }
+        assert!(first_bytes.contains(&0x80), "{first_bytes:?}");
+    }
+}
