@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod collections;
 pub mod config;
+pub mod derive;
 mod error;
 pub mod eval;
 pub mod export;
@@ -12,6 +13,7 @@ mod images;
 pub mod knn;
 pub mod method;
 pub mod npy;
+pub mod plan;
 mod pretrained;
 pub mod progress;
 pub mod recipes;

@@ -6,6 +6,7 @@
 
 pub mod alias;
 mod check;
+mod cost;
 pub mod graph;
 pub mod init;
 pub mod method;

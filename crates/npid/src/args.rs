@@ -41,7 +41,7 @@ pub enum Command {
 /// Flags of `npid train`.
 #[derive(Debug, Args)]
 pub struct Train {
-    /// Name of a recipe, or a TOML file [default: `folder` with --data, else `patterns`]
+    /// Name of a recipe, or a TOML file [default: settings derived from --data, else `patterns`]
     pub recipe: Option<String>,
     /// Pictures to train on: a folder (sub-folders are classes, or none), a list file, a parquet
     /// file or a folder of them, tar shards, CIFAR, STL-10 or IDX files; may be repeated
@@ -51,7 +51,8 @@ pub struct Train {
     /// val/ beside train/, else some of the training pictures]; may be repeated
     #[arg(long, value_name = "PATH")]
     pub val: Vec<PathBuf>,
-    /// The run's folder; a taken name gets a number [default: runs/RECIPE]
+    /// The run's folder; a taken name gets a number [default: runs/RECIPE, or runs/ and the name of
+    /// --data]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Go on with the run in this folder, by the configuration saved there
@@ -60,6 +61,9 @@ pub struct Train {
     /// Set a key of the recipe, such as optimizer.lr=0.1 or seed=1; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Say what would be done and how long it would take; write nothing
+    #[arg(long, conflicts_with = "resume")]
+    pub dry_run: bool,
     /// Stop at the first picture that can't be read, instead of skipping and listing it
     #[arg(long)]
     pub strict: bool,

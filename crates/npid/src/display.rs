@@ -88,7 +88,7 @@ impl Display {
     }
 
     /// Prints a line beside the bar. A closed pipe doesn't end a run.
-    fn line(&self, text: &str) {
+    pub fn line(&self, text: &str) {
         let lines = self.lines;
         self.spoke.set(Instant::now());
         let print = || match lines {

@@ -21,6 +21,7 @@ mod engine;
 mod eval;
 mod export;
 mod out;
+mod plan;
 mod stop;
 mod train;
 

@@ -3,17 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use npid_data::source::first_readable;
+use npid_engine::{Description, Engine, Sizes};
+use npid_learn::collections::Collections;
 use npid_learn::config::Paths;
 use npid_learn::config::load::load;
+use npid_learn::derive::{Choice, Facts, SAMPLE, derive};
+use npid_learn::plan::Plan;
 use npid_learn::recipes::{self, EMBEDDED};
 use npid_learn::trainer::{self, Options, Summary};
 use npid_learn::{Config, Error};
 
 use crate::args::Train;
 use crate::display::{Display, duration};
-use crate::engine::engine;
+use crate::engine::{engine, threads};
 use crate::out::{self, count};
-use crate::stop;
+use crate::{plan, stop};
 
 /// The recipe for the built-in pictures.
 const BUILT_IN: &str = "patterns";
@@ -38,8 +43,32 @@ pub fn run(args: &Train) -> Result<(), Error> {
     let summary = match &args.resume {
         Some(folder) => trainer::resume(folder, &options, make, &mut display),
         None => {
-            let (config, out) = settings(args)?;
-            trainer::train(&config, &out, &options, make, &mut display)
+            let settings = settings(args)?;
+            let foreseen = if args.dry_run || settings.derived.is_some() {
+                Some(foresee(&settings, &options, make)?)
+            } else {
+                None
+            };
+            if args.dry_run && args.output.json {
+                return out::json(&foreseen);
+            }
+            let derived = settings.derived.is_some();
+            for line in foreseen.iter().flat_map(|plan| plan::lines(plan, derived)) {
+                display.line(&line);
+            }
+            if args.dry_run {
+                display.line("Nothing was written. Leave --dry-run out to start.");
+                display.finish();
+                return Ok(());
+            }
+            display.line("");
+            trainer::train(
+                &settings.config,
+                &settings.out,
+                &options,
+                make,
+                &mut display,
+            )
         }
     };
     display.finish();
@@ -52,14 +81,37 @@ pub fn run(args: &Train) -> Result<(), Error> {
     Ok(())
 }
 
-/// The configuration that the flags ask for, and the run's folder.
-fn settings(args: &Train) -> Result<(Config, PathBuf), Error> {
-    let default = if args.data.is_empty() {
-        BUILT_IN
-    } else {
-        "folder"
+/// What the flags ask for.
+struct Settings {
+    config: Config,
+    /// The run's folder.
+    out: PathBuf,
+    /// Where the configuration was derived from the pictures: what was seen, and the choices.
+    derived: Option<(Facts, Vec<Choice>)>,
+}
+
+/// What a run of these settings will be.
+fn foresee<F>(settings: &Settings, options: &Options<'_>, make: F) -> Result<Plan, Error>
+where
+    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+{
+    let collections = Collections::open(&settings.config.data)?;
+    let (facts, choices) = match settings.derived.clone() {
+        Some((facts, choices)) => (Some(facts), choices),
+        None => (None, Vec::new()),
     };
-    let recipe = recipes::find(args.recipe.as_deref().unwrap_or(default))?;
+    npid_learn::plan::plan(
+        &settings.config,
+        &collections,
+        facts,
+        choices,
+        options,
+        make,
+    )
+}
+
+/// The configuration that the flags ask for, and the run's folder.
+fn settings(args: &Train) -> Result<Settings, Error> {
     let (data, val) = (Paths::new(args.data.clone()), Paths::new(args.val.clone()));
     for (flag, given, key) in [("--data", &data, "data.path"), ("--val", &val, "data.val")] {
         if let (Some(paths), Some(set)) = (given, setting(&args.set, key)) {
@@ -68,6 +120,10 @@ fn settings(args: &Train) -> Result<(Config, PathBuf), Error> {
             )));
         }
     }
+    if let (None, Some(data)) = (&args.recipe, &data) {
+        return derived(args, data.clone(), val);
+    }
+    let recipe = recipes::find(args.recipe.as_deref().unwrap_or(BUILT_IN))?;
     let mut config = load(&recipe, &args.set)?;
     if data.is_some() {
         config.data.path = data;
@@ -87,7 +143,74 @@ fn settings(args: &Train) -> Result<(Config, PathBuf), Error> {
         )));
     }
     let out = (args.out.clone()).unwrap_or_else(|| Path::new("runs").join(&recipe.name));
-    Ok((config, out))
+    Ok(Settings {
+        config,
+        out,
+        derived: None,
+    })
+}
+
+/// Settings for the pictures at `path`, derived from them.
+fn derived(args: &Train, path: Paths, val: Option<Paths>) -> Result<Settings, Error> {
+    // First without a look at the pictures: a flag that is wrong for any is the quicker answer.
+    let nothing = Facts {
+        images: 1000,
+        sampled: 0,
+        width: 32,
+        height: 32,
+        shorter: 32,
+        grey: false,
+        mean: [0.5; 3],
+        std: [0.25; 3],
+        voters: 0,
+        classes: 0,
+    };
+    let cores = threads(&args.machine);
+    let blind = derive(&nothing, cores, &args.set)?.config;
+    let mut data = blind.data.clone();
+    data.path = Some(path.clone());
+    data.val = val.or(data.val);
+    let collections = Collections::open(&data)?;
+    let train = collections.train.as_ref();
+    first_readable(train, |_| false)?;
+    let (split, _) = collections.knn_split(&blind, usize::MAX);
+    let facts = Facts::of(train, split.as_ref(), cores).ok_or_else(|| {
+        Error::input(format!(
+            "--data {path}: none of {} pictures spread over it can be read; npid data inspect says \
+             why, and with a recipe (npid train --list-recipes) those that can be are used",
+            train.len().min(SAMPLE)
+        ))
+    })?;
+    let derived = derive(&facts, cores, &args.set)?;
+    let mut config = derived.config;
+    config.data.path = data.path;
+    config.data.val = data.val;
+    let out = args.out.clone().unwrap_or_else(|| run_name(&path));
+    Ok(Settings {
+        config,
+        out,
+        derived: Some((facts, derived.choices)),
+    })
+}
+
+/// `runs/` and what a person would call the pictures at the first of `paths`.
+fn run_name(paths: &Paths) -> PathBuf {
+    let Some(path) = paths.as_slice().first() else {
+        return Path::new("runs").join("pictures");
+    };
+    // `.` and `..` have no name of their own.
+    let absolute = path.canonicalize();
+    let path = absolute.as_deref().unwrap_or(path);
+    let name = if path.is_dir() {
+        path.file_name()
+    } else {
+        path.file_stem()
+    };
+    // `imagenet/train` is ImageNet's.
+    let split = name.is_some_and(|name| name == "train");
+    let above = path.parent().and_then(Path::file_name);
+    let name = if split { above.or(name) } else { name };
+    Path::new("runs").join(name.unwrap_or("pictures".as_ref()))
 }
 
 /// The last of the `--set` flags that sets `key`.

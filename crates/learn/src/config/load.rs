@@ -258,7 +258,7 @@ fn collect(table: &Table, prefix: &str, key: &str, found: &mut Vec<String>) {
 }
 
 /// Splits `key=value`.
-fn parse_set(set: &str) -> Result<(String, Value), Error> {
+pub(crate) fn parse_set(set: &str) -> Result<(String, Value), Error> {
     let fail = |why: &str| Error::input(format!("--set {set}: {why}; write --set key=value"));
     let (key, text) = (set.split_once('=')).ok_or_else(|| fail("there is no `=`"))?;
     let (key, text) = (key.trim(), text.trim());
@@ -281,7 +281,7 @@ fn parse_set(set: &str) -> Result<(String, Value), Error> {
 }
 
 /// Puts `value` at a dotted key, making tables on the way.
-fn insert(table: &mut Table, key: &str, value: Value) -> Result<(), String> {
+pub(crate) fn insert(table: &mut Table, key: &str, value: Value) -> Result<(), String> {
     let Some((section, rest)) = key.split_once('.') else {
         table.insert(key.to_string(), value);
         return Ok(());

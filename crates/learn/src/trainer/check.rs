@@ -17,7 +17,7 @@ pub(super) const FEWEST: usize = 2;
 
 /// Whether there is anything to read at all: asked first, since no other setting matters where
 /// there isn't.
-pub(super) fn anything_readable(collections: &Collections) -> Result<(), Error> {
+pub(crate) fn anything_readable(collections: &Collections) -> Result<(), Error> {
     source::first_readable(collections.train.as_ref(), |_| false)?;
     if let Some(val) = &collections.val {
         source::first_readable(val.as_ref(), |_| false)?;
@@ -25,8 +25,18 @@ pub(super) fn anything_readable(collections: &Collections) -> Result<(), Error> 
     Ok(())
 }
 
+/// Ends what is under way if it should stop.
+pub(crate) fn poll(options: &Options<'_>) -> Result<(), Error> {
+    if options.stop.load(std::sync::atomic::Ordering::Relaxed) {
+        return Err(Error::Interrupted(
+            "stopped before the run began; nothing was written".into(),
+        ));
+    }
+    Ok(())
+}
+
 /// Checks what can be checked before anything is written, and makes the engine.
-pub(super) fn prepare<F>(
+pub(crate) fn prepare<F>(
     config: &Config,
     collections: &Collections,
     options: &Options<'_>,

@@ -16,10 +16,10 @@ use crate::run::Line;
 use crate::schedule::Time;
 
 /// Images that the collapse indicator looks at.
-const SAMPLE: usize = 128;
+pub(crate) const SAMPLE: usize = 128;
 
 /// Optimiser steps of an epoch in which every image can be read.
-pub(super) fn steps(images: usize, batch: usize, drop_last: bool) -> u64 {
+pub(crate) fn steps(images: usize, batch: usize, drop_last: bool) -> u64 {
     // One image alone, beside full batches, is no batch: see `Trainer::too_short`.
     let short = !drop_last && images % batch > 1;
     (images / batch + usize::from(short)) as u64

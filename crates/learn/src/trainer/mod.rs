@@ -8,7 +8,7 @@
 //! Everything a step depends on is drawn by (seed, epoch, image) or stands in the checkpoint, so a
 //! resumed run takes the same steps, bit for bit, as one that was never stopped.
 
-mod check;
+pub(crate) mod check;
 mod epoch;
 mod timing;
 
@@ -34,6 +34,7 @@ use crate::schedule::Schedule;
 use crate::tensorboard::EventLog;
 use crate::{pretrained, recipes, start};
 
+pub(crate) use epoch::{SAMPLE, steps as steps_of_epoch};
 use timing::Timing;
 
 /// What a run is told beside its configuration; nothing here changes a result.

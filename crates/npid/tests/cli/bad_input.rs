@@ -145,7 +145,7 @@ fn settings_that_do_not_fit_the_pictures() {
         &["model.ensure_neg"],
     );
     // Three pictures, batches of 16.
-    s.refuses("train --data pictures", &["data.batch_size", "3"]);
+    s.refuses("train folder --data pictures", &["data.batch_size", "3"]);
 }
 
 #[test]
@@ -192,6 +192,10 @@ fn flags() {
     s.refuses(
         "train --resume runs/x --data pictures",
         &["--resume", "--data"],
+    );
+    s.refuses(
+        "train --resume runs/x --dry-run",
+        &["--resume", "--dry-run"],
     );
     s.refuses("eval knn", &["--run"]);
     s.refuses("embed --run runs/x", &["--out"]);

@@ -3,5 +3,6 @@
 mod bad_input;
 mod bench;
 mod export;
+mod plan;
 mod run;
 mod scratch;

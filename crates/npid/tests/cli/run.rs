@@ -55,7 +55,7 @@ fn a_run_is_trained_measured_and_embedded() {
     let s = Scratch::new();
     many(&s, &[]);
     let summary = answers(&s, &format!("train --data many --val many --json {SMALL}"));
-    assert_eq!(summary["run"], "runs/folder");
+    assert_eq!(summary["run"], "runs/many");
     assert_eq!(
         (&summary["epochs"], &summary["steps"]),
         (&2.into(), &10.into())
@@ -75,13 +75,13 @@ fn a_run_is_trained_measured_and_embedded() {
     // Every picture is its own nearest neighbour, the best of three votes or tied at worst.
     assert!(summary["knn_top1_pixels"].as_f64().unwrap() > 40.0);
 
-    let figure = answers(&s, "eval knn --run runs/folder --json");
+    let figure = answers(&s, "eval knn --run runs/many --json");
     assert_eq!(figure["knn_top1"], summary["knn_top1"]);
     assert_eq!((&figure["k"], &figure["queries"]), (&3.into(), &20.into()));
-    let nearest = answers(&s, "eval knn --run runs/folder -k 1 --data many --json");
+    let nearest = answers(&s, "eval knn --run runs/many -k 1 --data many --json");
     assert_eq!(nearest["knn_top1"], 100.0, "queries are among the voters");
 
-    let embedded = answers(&s, "embed --run runs/folder --data many --out e.npy --json");
+    let embedded = answers(&s, "embed --run runs/many --data many --out e.npy --json");
     assert_eq!(
         (&embedded["rows"], &embedded["dim"]),
         (&20.into(), &8.into())
@@ -90,29 +90,29 @@ fn a_run_is_trained_measured_and_embedded() {
     assert!(array.starts_with(b"\x93NUMPY"));
     assert!(s.path("e.parquet").is_file());
     s.refuses(
-        "embed --run runs/folder --data many --out e.npy",
+        "embed --run runs/many --data many --out e.npy",
         &["e.npy", "exists"],
     );
     s.refuses(
-        "embed --run runs/folder --data many --out e.txt",
+        "embed --run runs/many --data many --out e.txt",
         &["--out", ".npy"],
     );
     // The table of a run is a parquet file without pictures.
     s.refuses(
-        "train --data runs/folder/images.parquet",
+        "train --data runs/many/images.parquet",
         &["images.parquet", "no image column"],
     );
 
     // The configuration that the run wrote repeats it, in a folder with a number.
     let again = answers(
         &s,
-        "train runs/folder/config.toml --out runs/folder --threads 1 --json",
+        "train runs/many/config.toml --out runs/many --threads 1 --json",
     );
-    assert_eq!(again["run"], "runs/folder-2");
+    assert_eq!(again["run"], "runs/many-2");
     assert_eq!(again["loss"], summary["loss"]);
     let last = |run| fs::read(checkpoints(&s, run).pop().unwrap()).unwrap();
     assert!(
-        last("runs/folder") == last("runs/folder-2"),
+        last("runs/many") == last("runs/many-2"),
         "not the same bits"
     );
 }
@@ -131,7 +131,7 @@ fn people_are_told_what_it_means_and_what_is_next() {
         "kNN top-1:",
         "untrained network",
         "raw pixels",
-        "npid eval knn --run runs/folder",
+        "npid eval knn --run runs/many",
         "1 query is too few to tell",
         "(1 query, 19 pictures vote, k 3)",
     ] {
@@ -145,7 +145,7 @@ fn people_are_told_what_it_means_and_what_is_next() {
         remarks.len() == 3 && remarks.iter().all(|at| *at == remarks[0]),
         "{text}"
     );
-    let text = succeeds(&s, "embed --run runs/folder --out own.npy");
+    let text = succeeds(&s, "embed --run runs/many --out own.npy");
     assert!(
         text.contains("20 features (19 train + 1 val) of 8 numbers"),
         "{text}"
@@ -162,7 +162,7 @@ fn pictures_without_classes_are_enough() {
     }
     let summary = answers(&s, &format!("train --data flat --json {SMALL}"));
     assert_eq!(summary["knn_top1"], Value::Null);
-    s.refuses("eval knn --run runs/folder", &["labels"]);
+    s.refuses("eval knn --run runs/flat", &["labels"]);
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Scratch {
     }
 
     /// Everything in the folder.
-    fn content(&self) -> BTreeSet<PathBuf> {
+    pub fn content(&self) -> BTreeSet<PathBuf> {
         let mut all = BTreeSet::new();
         list(self.folder.path(), &mut all);
         all
