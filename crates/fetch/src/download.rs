@@ -1,7 +1,7 @@
 //! One file over HTTP, continued where it was broken off.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,10 +59,14 @@ fn note_path(part: &Path) -> PathBuf {
 
 /// Why an attempt failed.
 enum Failure {
-    /// The network or a server that is busy: another attempt may go on.
+    /// A connection that broke, or a server that is busy: another attempt may go on.
     Broken(String),
-    /// Another attempt at this URL will not help.
+    /// The server can't be reached: worth another attempt if it could a moment ago.
+    Unreachable(String),
+    /// Another attempt at this URL will not help; what is there of the file is as good as before.
     Refused(String),
+    /// What is there is not the published file, nor a beginning of it.
+    Wrong(String),
     /// The disk.
     Local(Error),
 }
@@ -138,7 +142,7 @@ impl Client {
                 fetched: &mut *fetched,
             };
             let mut got = attempt.whole_and_right(listener);
-            if matches!(got, Err(Failure::Refused(_))) && before > 0 {
+            if matches!(got, Err(Failure::Wrong(_))) && before > 0 {
                 // What was there before may have been the start of something else.
                 listener.note(&format!("{}: starting over", file.name));
                 attempt
@@ -154,12 +158,14 @@ impl Client {
                     });
                 }
                 Err(Failure::Local(error)) => return Err(error),
-                Err(Failure::Broken(why)) => reasons.push(format!("{url}: {why}")),
-                Err(Failure::Refused(why)) => {
+                Err(Failure::Wrong(why)) => {
                     reasons.push(format!("{url}: {why}"));
-                    // The next place must not go on with what this one gave.
+                    // Nothing may go on with that.
                     let emptied = opened.set_len(0);
                     emptied.map_err(|error| write_error(&part, &error))?;
+                }
+                Err(Failure::Broken(why) | Failure::Unreachable(why) | Failure::Refused(why)) => {
+                    reasons.push(format!("{url}: {why}"))
                 }
             }
         }
@@ -242,7 +248,7 @@ impl Attempt<'_> {
         if sum == self.file.md5 {
             return Ok(());
         }
-        Err(Failure::Refused(format!(
+        Err(Failure::Wrong(format!(
             "its MD5 sum is {sum} where the published one is {}: this is another file, or it was \
              damaged on the way",
             self.file.md5
@@ -252,14 +258,17 @@ impl Attempt<'_> {
     /// Brings all bytes, in as many attempts as bring something.
     fn whole(&mut self, listener: &mut dyn Listener) -> Result<(), Failure> {
         let mut idle = 0;
+        let first = self.fetched.downloaded;
         loop {
             let before = self.fetched.downloaded;
             let failure = match self.once(listener) {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
-            let Failure::Broken(why) = &failure else {
-                return Err(failure);
+            let why = match &failure {
+                Failure::Broken(why) => why,
+                Failure::Unreachable(why) if self.fetched.downloaded > first => why,
+                _ => return Err(failure),
             };
             if self.fetched.downloaded > before {
                 idle = 0;
@@ -349,10 +358,22 @@ impl Attempt<'_> {
         request.call().map_err(|error| {
             let why = self.said(&error);
             match error {
-                ureq::Error::Io(_)
-                | ureq::Error::Timeout(_)
-                | ureq::Error::Protocol(_)
-                | ureq::Error::ConnectionFailed => Failure::Broken(why),
+                ureq::Error::Timeout(_) | ureq::Error::Protocol(_) => Failure::Broken(why),
+                // A server that accepts and hangs up, not one that isn't there.
+                ureq::Error::Io(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::UnexpectedEof
+                            | ErrorKind::ConnectionReset
+                            | ErrorKind::ConnectionAborted
+                            | ErrorKind::BrokenPipe
+                    ) =>
+                {
+                    Failure::Broken(why)
+                }
+                ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
+                    Failure::Unreachable(why)
+                }
                 _ => Failure::Refused(why),
             }
         })
@@ -397,7 +418,7 @@ impl Attempt<'_> {
                 }
             };
             if have + n > total {
-                return Err(Failure::Refused(format!(
+                return Err(Failure::Wrong(format!(
                     "it has more bytes than the {total} of the published file"
                 )));
             }

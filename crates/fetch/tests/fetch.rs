@@ -180,6 +180,34 @@ fn an_interrupted_download_goes_on_in_the_next_call() {
     assert_eq!(names(out), ["digits.bin"]);
 }
 
+#[test]
+fn what_is_there_outlives_a_server_that_is_gone() {
+    let content = bytes(SIZE);
+    let set = plain(&content);
+    let folder = tempfile::tempdir().unwrap();
+    let part = folder.path().join("digits.bin.part");
+    fs::write(&part, &content[..5000]).unwrap();
+    let server = Server::new(Served {
+        status: Some("404 Not Found"),
+        ..Served::default()
+    });
+    let page = Server::new(Served {
+        ranges: false,
+        ..served(b"<html>Please sign in</html>")
+    });
+    let nobody = Server::new(Served::default()).url.clone();
+    for url in [&server.url, &page.url, &nobody] {
+        let mut heard = Heard::default();
+        let error = fetch(&set, folder.path(), &options(url), &mut heard).unwrap_err();
+        failed(error, &[url]);
+        assert_eq!((heard.begun.len(), heard.notes.len()), (0, 0), "{url}");
+        assert_eq!(fs::metadata(&part).unwrap().len(), 5000);
+    }
+    let server = Server::new(served(&content));
+    let fetched = fetch(&set, folder.path(), &options(&server.url), &mut ()).unwrap();
+    assert_eq!(fetched.downloaded, SIZE as u64 - 5000);
+}
+
 /// Makes a server fail after its first answer.
 struct StopAfter<'a> {
     server: &'a Server,

@@ -1,9 +1,13 @@
 //! The command line: what can be typed, and nothing else.
 
+mod tools;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use npid_learn::checkpoint::Choice;
+
+pub use tools::{Completions, DataSet, Doctor, Fetch, Man};
 
 /// The most threads that can be asked for.
 const MAX_THREADS: usize = npid_learn::config::MAX_WORKERS;
@@ -36,6 +40,12 @@ pub enum Command {
     /// Time the engines.
     #[command(subcommand)]
     Bench(Bench),
+    /// Look at this machine: what it has, whether the engines work on it, and how fast.
+    Doctor(Doctor),
+    /// Print a shell's completions of npid's commands and flags.
+    Completions(Completions),
+    /// Print npid's manual page, or write one for every command.
+    Man(Man),
 }
 
 /// Flags of `npid train`.
@@ -241,6 +251,8 @@ pub enum Data {
         #[command(flatten)]
         output: Output,
     },
+    /// Download a data set from its home page, check it and unpack it.
+    Fetch(Fetch),
 }
 
 /// `npid bench`.

@@ -14,12 +14,15 @@ macro_rules! complain {
 
 mod args;
 mod bench;
+mod completions;
 mod data;
 mod display;
+mod doctor;
 mod embed;
 mod engine;
 mod eval;
 mod export;
+mod fetch;
 mod out;
 mod plan;
 mod stop;
@@ -64,6 +67,10 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Export(args) => export::run(&args),
         Command::Data(Data::Inspect { paths, output }) => data::inspect(&paths, output),
         Command::Data(Data::Patterns { out, output }) => data::patterns(&out, output),
+        Command::Data(Data::Fetch(args)) => fetch::run(&args),
         Command::Bench(Bench::Step(args)) => bench::step(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
     }
 }

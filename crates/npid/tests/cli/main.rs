@@ -6,3 +6,4 @@ mod export;
 mod plan;
 mod run;
 mod scratch;
+mod tools;
