@@ -193,11 +193,13 @@ def mmselfsup():
     net.neck = nn.Module()
     net.neck.fc = nn.Linear(WIDTH * 8, DIM)
     net.memory_bank = nn.Module()
-    net.memory_bank.register_buffer("feature_bank", F.normalize(torch.randn(ROWS, DIM)))
+    net.memory_bank.register_buffer("feature_bank", torch.zeros(ROWS, DIM))
     net.forward = lambda x: net.neck.fc(net.backbone(x))
     optimizer = trained(net)
     net.eval()
     own = features(net, MEAN, STD)
+    # Rows as after training: near the features.
+    net.memory_bank.feature_bank += F.normalize(torch.tensor(own) + 0.001 * torch.randn(ROWS, DIM))
     for group in optimizer.param_groups:
         group.update(initial_lr=0.03, lr=0.0003)
     config = "model = dict(type='NPID', neg_num=8, head=dict(type='ContrastiveHead', temperature=0.07))\n"

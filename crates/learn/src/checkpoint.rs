@@ -542,6 +542,14 @@ impl Checkpoint {
                 Some(_) => {}
             }
         }
+        if whole && missing.iter().any(|name| name == npid_engine::state::BANK) {
+            return Err(Error::input(format!(
+                "{}: it holds a network alone, without a memory bank, so there is no run to go on \
+                 with; begin one from its weights with --set 'model.backbone.init_cfg={{ type = \
+                 \"Pretrained\", checkpoint = \"{0}\" }}'",
+                self.path.display()
+            )));
+        }
         let training = |name: &str| {
             name.starts_with(npid_engine::state::MOMENTUM) || name == npid_engine::state::BANK
         };

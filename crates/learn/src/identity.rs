@@ -20,6 +20,11 @@ use crate::run::RunFolder;
 /// labels are compared in every row, but contents have to be read.
 const MAX_CONTENTS: usize = 1000;
 
+/// Every how many rows a content is compared, of `rows` in all.
+pub(crate) fn stride(rows: usize) -> usize {
+    rows.div_ceil(MAX_CONTENTS).max(1)
+}
+
 /// Opens the collections of the run in `folder`.
 ///
 /// # Errors
@@ -75,7 +80,7 @@ pub(crate) fn check(
     if table.rows() != now {
         return Err(length(table.rows()));
     }
-    let stride = now.div_ceil(MAX_CONTENTS).max(1);
+    let stride = stride(now);
     let rows = table.iter().map_err(|error| unreadable(&path, &error))?;
     for (row, then) in rows.enumerate() {
         let then = then.map_err(|error| unreadable(&path, &error))?;

@@ -7,6 +7,7 @@ use npid_data::loader::{Batch, Skipped};
 use npid_data::source::{ContentHash, Source};
 
 use crate::error::Error;
+use crate::identity;
 use crate::progress::Progress;
 use crate::table::{self, Column};
 
@@ -96,6 +97,14 @@ impl ImageTable {
     /// Whether hashes are still wanted.
     pub fn wants_hashes(&self) -> bool {
         !self.settled
+    }
+
+    /// Reads the contents of as many pictures, and of those, as a resume compares: all of them may
+    /// be many, and none was read yet.
+    pub fn hash_some(&mut self, source: &dyn Source) {
+        for row in (0..self.hashes.len()).step_by(identity::stride(self.hashes.len())) {
+            self.hashes[row] = source.content_hash(row).ok();
+        }
     }
 
     /// Forgets that the file holds every hash: it is gone.

@@ -10,6 +10,7 @@ pub mod export;
 pub mod feed;
 mod identity;
 mod images;
+pub mod import;
 pub mod knn;
 pub mod method;
 pub mod npy;

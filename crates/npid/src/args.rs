@@ -34,6 +34,8 @@ pub enum Command {
     Embed(Embed),
     /// Write a run's network for other programs: PyTorch, safetensors or ONNX.
     Export(Export),
+    /// Make a run of somebody else's weights: lemniscate's, MMSelfSup's, torchvision's, MoCo's.
+    Import(Import),
     /// Look at collections of pictures.
     #[command(subcommand)]
     Data(Data),
@@ -208,6 +210,38 @@ pub struct Export {
     /// Whose names the weights have [default: torchvision]
     #[arg(long, value_enum)]
     pub names: Option<NamesArg>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Flags of `npid import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// A .pth or safetensors file
+    pub file: PathBuf,
+    /// The pictures it was trained on, in the same order; of a network without a memory bank, any
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// Labelled pictures that ask in the kNN figure [default: some of the training pictures]
+    #[arg(long, value_name = "PATH")]
+    pub val: Option<PathBuf>,
+    /// The run's folder; a taken name gets a number [default: runs/FILE]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Recipe, or TOML file, of the settings that the file doesn't hold [default: the nearest]
+    #[arg(long, value_name = "RECIPE")]
+    pub recipe: Option<String>,
+    /// What stands before the network's names in the file, such as encoder_k. [default: found]
+    #[arg(long, value_name = "TEXT")]
+    pub prefix: Option<String>,
+    /// Set a key of the recipe, such as data.size=96; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Threads that load pictures [default: npid chooses]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
+    pub workers: Option<usize>,
+    #[command(flatten)]
+    pub machine: Machine,
     #[command(flatten)]
     pub output: Output,
 }

@@ -23,6 +23,7 @@ mod engine;
 mod eval;
 mod export;
 mod fetch;
+mod import;
 mod out;
 mod plan;
 mod stop;
@@ -65,6 +66,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Eval(Eval::Knn(args)) => eval::knn(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Data(Data::Inspect { paths, output }) => data::inspect(&paths, output),
         Command::Data(Data::Patterns { out, output }) => data::patterns(&out, output),
         Command::Data(Data::Fetch(args)) => fetch::run(&args),

@@ -210,8 +210,13 @@ where
     trainer.run()
 }
 
+/// Optimiser steps of an epoch over `images` pictures that can all be read.
+pub(crate) fn steps_of_an_epoch(config: &Config, images: usize) -> u64 {
+    epoch::steps(images, config.data.batch_size, config.data.drop_last)
+}
+
 /// SHA-256 of a configuration, less what never changes a result.
-fn fingerprint(config: &Config) -> Result<String, Error> {
+pub(crate) fn fingerprint(config: &Config) -> Result<String, Error> {
     let mut config = config.clone();
     config.data.workers = 0;
     config.log.tensorboard = true;

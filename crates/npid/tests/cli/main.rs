@@ -3,6 +3,7 @@
 mod bad_input;
 mod bench;
 mod export;
+mod import;
 mod plan;
 mod run;
 mod scratch;
