@@ -6,7 +6,7 @@ with the networks for four generated pictures.
 
   plain-zip.pth, plain-legacy.pth   every dtype and layout, in both of PyTorch's formats
   resnet.pth                        a state_dict with torchvision's names, and its classifier
-  moco.pth                          MoCo's: encoder_q and encoder_k, DataParallel
+  moco.pth                          MoCo v2's: encoder_q and encoder_k, a two-layer head, DataParallel
   mmselfsup.pth                     MMSelfSup's NPID: meta, state_dict with memory bank, optimizer
   lemniscate.pth.tar                lemniscate's main.py: the memory is a pickled module
   lemniscate-cifar.t7               lemniscate's cifar.py: the network too is a pickled module
@@ -258,7 +258,10 @@ def main():
     with torch.no_grad():
         own = rounded(F.normalize(net.pooled(batch(MEAN, STD))))
     save("resnet.pth", OrderedDict(net.state_dict()), features=own)
+    # MoCo v2's: a two-layer head.
     query, key = random(ResNet("imagenet", ("fc", DIM))), random(ResNet("imagenet", ("fc", DIM)))
+    for net in (query, key):
+        net.fc = nn.Sequential(nn.Linear(WIDTH * 8, 6), nn.ReLU(), nn.Linear(6, DIM))
     state = OrderedDict()
     for name, part in [("encoder_q", query), ("encoder_k", key)]:
         state.update((f"module.{name}.{k}", v) for k, v in part.state_dict().items())

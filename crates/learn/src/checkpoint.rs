@@ -551,7 +551,8 @@ impl Checkpoint {
             )));
         }
         let training = |name: &str| {
-            name.starts_with(npid_engine::state::MOMENTUM) || name == npid_engine::state::BANK
+            use npid_engine::state::{BANK, LOG_Z, MOMENTUM};
+            name.starts_with(MOMENTUM) || name == BANK || name == LOG_Z
         };
         let known: std::collections::HashSet<&str> =
             entries.iter().map(|entry| entry.name.as_str()).collect();

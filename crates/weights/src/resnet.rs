@@ -38,6 +38,8 @@ pub struct Architecture {
     /// By the size of its first kernel.
     pub stem: Stem,
     /// Channels of the stem.
+    pub stem_channels: usize,
+    /// Channels of the first stage.
     pub base_channels: usize,
 }
 
@@ -51,7 +53,11 @@ impl std::fmt::Display for Architecture {
             f,
             "ResNet-{} with a {stem} stem and base_channels {}",
             self.depth, self.base_channels
-        )
+        )?;
+        if self.stem_channels != self.base_channels {
+            write!(f, ", stem_channels {}", self.stem_channels)?;
+        }
+        Ok(())
     }
 }
 
@@ -179,10 +185,13 @@ pub fn architecture(file: &Checkpoint, prefix: &str) -> Result<Architecture, Err
             )));
         }
     };
+    let stage = file.shape(&format!("{prefix}layer1.0.{FIRST}"));
+    let base = stage.and_then(|shape| shape.first().copied());
     Ok(Architecture {
         depth,
         stem,
-        base_channels: channels as usize,
+        stem_channels: channels as usize,
+        base_channels: base.unwrap_or(channels) as usize,
     })
 }
 

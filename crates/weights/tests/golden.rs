@@ -175,6 +175,7 @@ fn the_network_is_found_behind_any_prefix() {
         let expected = Architecture {
             depth: 18,
             stem,
+            stem_channels: 2,
             base_channels: 2,
         };
         assert_eq!(architecture, expected);

@@ -42,6 +42,39 @@ struct Group {
     nesterov: bool,
 }
 
+/// The layers after the backbone.
+pub(super) struct Neck {
+    /// Our name and the file's of each linear layer, without `.weight` and `.bias`.
+    layers: Vec<(&'static str, String)>,
+    /// Channels between two layers.
+    hid_channels: Option<usize>,
+    /// D.
+    pub out_channels: usize,
+}
+
+impl Neck {
+    /// One linear layer called `one`, or two with a ReLU between them, `MLP.0` and `MLP.2`.
+    fn of(file: &Checkpoint, one: &str, mlp: &str) -> Option<Self> {
+        let size = |name: &str| match *file.shape(&format!("{name}.weight"))? {
+            [out, _] => usize::try_from(out).ok(),
+            _ => None,
+        };
+        if let Some(out_channels) = size(one) {
+            return Some(Neck {
+                layers: vec![("neck.fc", one.to_string())],
+                hid_channels: None,
+                out_channels,
+            });
+        }
+        let (first, second) = (format!("{mlp}.0"), format!("{mlp}.2"));
+        Some(Neck {
+            hid_channels: Some(size(&first)?),
+            out_channels: size(&second)?,
+            layers: vec![("neck.mlp.0", first), ("neck.mlp.2", second)],
+        })
+    }
+}
+
 /// What was found.
 pub(super) struct Found<'a> {
     pub file: &'a Checkpoint,
@@ -49,12 +82,10 @@ pub(super) struct Found<'a> {
     /// What comes before the backbone's names.
     pub prefix: String,
     pub architecture: Architecture,
-    /// The linear layer after the backbone: its name in the file, without `.weight`.
-    pub neck: Option<String>,
+    /// The linear layers after the backbone.
+    pub neck: Option<Neck>,
     /// Whether the neck is followed by a batch norm without affine parameters (npid's own).
     pub norm: bool,
-    /// D.
-    pub feat_dim: Option<usize>,
     /// The memory bank's name in the file.
     pub bank: Option<String>,
     /// ln Z of noise-contrastive estimation, once it is estimated.
@@ -84,19 +115,21 @@ impl<'a> Found<'a> {
         let root = file.root();
         let memory = root.get("lemniscate");
         let parent = prefix.strip_suffix("backbone.").map(String::from);
-        let linear = |name: String| {
-            let [d, _] = *file.shape(&format!("{name}.weight"))? else {
-                return None;
-            };
-            Some((name, usize::try_from(d).ok()?))
-        };
         // torchvision's `fc` is a classifier; lemniscate's and MoCo's is the neck.
         let neck = match (&parent, memory) {
-            (Some(parent), _) => linear(format!("{parent}neck.fc")),
+            (Some(parent), _) => Neck::of(
+                file,
+                &format!("{parent}neck.fc"),
+                &format!("{parent}neck.mlp"),
+            ),
             (None, Some(_)) => {
-                linear(format!("{prefix}fc")).or_else(|| linear(format!("{prefix}linear")))
+                let neck = |name| Neck::of(file, &format!("{prefix}{name}"), "");
+                neck("fc").or_else(|| neck("linear"))
             }
-            (None, None) if prefix.ends_with("encoder_q.") => linear(format!("{prefix}fc")),
+            (None, None) if prefix.ends_with("encoder_q.") => {
+                let name = format!("{prefix}fc");
+                Neck::of(file, &name, &name)
+            }
             (None, None) => None,
         };
         let norm = parent.as_ref().is_some_and(|parent| {
@@ -148,8 +181,7 @@ impl<'a> Found<'a> {
             kind,
             prefix,
             architecture,
-            feat_dim: neck.as_ref().map(|(_, d)| *d),
-            neck: neck.map(|(name, _)| name),
+            neck,
             norm,
             bank,
             log_z,
@@ -177,8 +209,11 @@ impl<'a> Found<'a> {
 
     /// The file's name for one of ours that isn't the backbone's.
     pub fn other(&self, ours: &str) -> Option<String> {
-        if let Some(rest) = ours.strip_prefix("neck.fc.") {
-            return Some(format!("{}.{rest}", self.neck.as_ref()?));
+        let layers = self.neck.iter().flat_map(|neck| &neck.layers);
+        for (name, theirs) in layers {
+            if let Some(rest) = ours.strip_prefix(name) {
+                return Some(format!("{theirs}{rest}"));
+            }
         }
         let parent = self.prefix.strip_suffix("backbone.")?;
         Some(format!("{parent}{ours}"))
@@ -190,8 +225,19 @@ impl<'a> Found<'a> {
         let Architecture {
             depth,
             stem,
+            stem_channels,
             base_channels,
         } = self.architecture;
+        // The recipe's are another network's. A head brings keys of its own, too.
+        if let Some(model) = section_of(recipe, &["model"]) {
+            model.remove("neck");
+            if !self.params.is_empty() {
+                model.remove("head");
+            }
+        }
+        if let Some(bank) = section_of(recipe, &["model", "memory_bank"]) {
+            bank.remove("feat_dim");
+        }
         let mut set = |key: &str, value: toml::Value| put(recipe, key, value);
         let kind = match stem {
             Stem::Cifar => "ResNet_CIFAR",
@@ -201,11 +247,17 @@ impl<'a> Found<'a> {
         set("model.backbone.depth", whole(depth));
         set("model.backbone.base_channels", whole(base_channels));
         set("model.memory_bank.length", whole(images));
-        if let Some(dim) = self.feat_dim {
-            set("model.neck.type", "LinearNeck".into());
-            set("model.neck.out_channels", whole(dim));
+        set("model.backbone.stem_channels", whole(stem_channels));
+        if let Some(neck) = &self.neck {
+            match neck.hid_channels {
+                None => set("model.neck.type", "LinearNeck".into()),
+                Some(hid) => {
+                    set("model.neck.type", "MoCoV2Neck".into());
+                    set("model.neck.hid_channels", whole(hid));
+                }
+            }
+            set("model.neck.out_channels", whole(neck.out_channels));
             set("model.neck.norm", self.norm.into());
-            set("model.memory_bank.feat_dim", whole(dim));
         }
         match self.params[..] {
             [k, tau, _, m] => {
@@ -251,19 +303,6 @@ impl<'a> Found<'a> {
                 put(recipe, "data.pipeline", pipeline.into());
                 put(recipe, "data.batch_size", whole(32));
             }
-        }
-        // What the recipe says of another network.
-        for (section, key) in [("neck", "in_channels"), ("memory_bank", "feat_dim")] {
-            if let Some(table) = section_of(recipe, &["model", section])
-                && (key == "in_channels" || self.feat_dim.is_none())
-            {
-                table.remove(key);
-            }
-        }
-        if self.feat_dim.is_none()
-            && let Some(model) = section_of(recipe, &["model"])
-        {
-            model.remove("neck");
         }
     }
 

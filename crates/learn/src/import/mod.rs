@@ -222,7 +222,8 @@ fn fits(found: &Found<'_>, request: &Request<'_>, images: usize) -> Result<(), E
         return Ok(());
     };
     let file = found.file.path().display();
-    match (found.file.shape(bank), found.feat_dim) {
+    let dim = found.neck.as_ref().map(|neck| neck.out_channels);
+    match (found.file.shape(bank), dim) {
         (Some(&[rows, dim]), Some(d)) if dim == d as u64 => {
             if rows != images as u64 {
                 return Err(Error::input(format!(
