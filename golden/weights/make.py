@@ -8,6 +8,7 @@ with the networks for four generated pictures.
   resnet.pth                        a state_dict with torchvision's names, and its classifier
   moco.pth                          MoCo v2's: encoder_q and encoder_k, a two-layer head, DataParallel
   mmselfsup.pth                     MMSelfSup's NPID: meta, state_dict with memory bank, optimizer
+  mmselfsup-0.pth                   the same as 0.x saves it, without memory bank
   lemniscate.pth.tar                lemniscate's main.py: the memory is a pickled module
   lemniscate-cifar.t7               lemniscate's cifar.py: the network too is a pickled module
 
@@ -206,6 +207,9 @@ def mmselfsup():
     meta = dict(epoch=170, iter=170 * 3, config=config, mmcv_version="1.7.1", CLASSES=None, hook_msgs={})
     state = OrderedDict(net.state_dict())
     save("mmselfsup.pth", dict(meta=meta, state_dict=state, optimizer=optimizer.state_dict()), features=own)
+    # 0.x keeps its bank as a plain attribute, which no state_dict has.
+    state = OrderedDict((k, v) for k, v in state.items() if "memory_bank" not in k)
+    save("mmselfsup-0.pth", dict(meta=dict(meta, epoch=3), state_dict=state), features=own)
 
 
 def belongs(cls, module, name):

@@ -219,12 +219,13 @@ pub struct Export {
 pub struct Import {
     /// A .pth or safetensors file
     pub file: PathBuf,
-    /// The pictures it was trained on, in the same order; of a network without a memory bank, any
+    /// The pictures it was trained on, in the same order, as --data of train; of a network without
+    /// a memory bank, any
+    #[arg(long, value_name = "PATH", required = true)]
+    pub data: Vec<PathBuf>,
+    /// Labelled pictures that ask in the kNN figure, as --val of train
     #[arg(long, value_name = "PATH")]
-    pub data: PathBuf,
-    /// Labelled pictures that ask in the kNN figure [default: some of the training pictures]
-    #[arg(long, value_name = "PATH")]
-    pub val: Option<PathBuf>,
+    pub val: Vec<PathBuf>,
     /// The run's folder; a taken name gets a number [default: runs/FILE]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use npid_learn::Error;
+use npid_learn::config::Paths;
 use npid_learn::import::{self, BankOrigin, Options, OwnRows, Report, Request};
 use npid_learn::recipes;
 
@@ -23,11 +24,15 @@ pub fn run(args: &Import) -> Result<(), Error> {
         (None, Some(stem)) => Path::new("runs").join(stem),
         (None, None) => Path::new("runs").join("imported"),
     };
+    let (data, val) = (Paths::new(args.data.clone()), Paths::new(args.val.clone()));
+    let Some(data) = data else {
+        return Err(Error::input("--data: say where the pictures are"));
+    };
     let request = Request {
         file: &args.file,
         prefix: args.prefix.as_deref(),
-        data: &args.data,
-        val: args.val.as_deref(),
+        data: &data,
+        val: val.as_ref(),
         out: &out,
         recipe,
         sets: &args.set,

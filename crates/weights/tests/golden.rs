@@ -41,7 +41,7 @@ fn open(name: &str) -> Checkpoint {
 #[test]
 fn every_tensor_of_every_file_is_what_pytorch_says() {
     let cases = cases();
-    assert_eq!(cases.files.len(), 7);
+    assert_eq!(cases.files.len(), 8);
     for (name, case) in &cases.files {
         let file = open(name);
         for (tensor, expected) in &case.tensors {

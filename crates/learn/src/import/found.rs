@@ -104,7 +104,7 @@ impl<'a> Found<'a> {
     /// If there is no ResNet in it that npid has, or a memory that isn't one.
     pub fn of(file: &'a Checkpoint, prefix: Option<&str>) -> Result<Self, Error> {
         let say = |what: &str| Error::input(format!("{}: {what}", file.path().display()));
-        if file.text(crate::checkpoint::META_KEY).is_some() {
+        if is_checkpoint(file) {
             return Err(say(
                 "a checkpoint of npid itself, which needs no import; name the run folder that it \
                  lies in (--run or --resume)",
@@ -114,7 +114,13 @@ impl<'a> Found<'a> {
         let architecture = resnet::architecture(file, &prefix)?;
         let root = file.root();
         let memory = root.get("lemniscate");
-        let parent = prefix.strip_suffix("backbone.").map(String::from);
+        // MMSelfSup's neck stands beside its `backbone`; one that npid exports, beside `conv1`.
+        let beside = file
+            .tensors()
+            .any(|(name, _)| name.starts_with(&format!("{prefix}neck.")));
+        let parent = (prefix.strip_suffix("backbone."))
+            .or(beside.then_some(&prefix[..]))
+            .map(String::from);
         // torchvision's `fc` is a classifier; lemniscate's and MoCo's is the neck.
         let neck = match (&parent, memory) {
             (Some(parent), _) => Neck::of(
@@ -215,7 +221,7 @@ impl<'a> Found<'a> {
                 return Some(format!("{theirs}{rest}"));
             }
         }
-        let parent = self.prefix.strip_suffix("backbone.")?;
+        let parent = (self.prefix.strip_suffix("backbone.")).unwrap_or(&self.prefix);
         Some(format!("{parent}{ours}"))
     }
 
@@ -375,6 +381,14 @@ impl<'a> Found<'a> {
             .filter_map(|(name, id)| Some((name.to_string(), *buffers.get(id)?)))
             .collect())
     }
+}
+
+/// Whether a file is a checkpoint of a run of npid's own.
+fn is_checkpoint(file: &Checkpoint) -> bool {
+    let meta = file.text(crate::checkpoint::META_KEY);
+    let meta = meta.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+    // An exported network has the same key, without a place in a run.
+    meta.is_some_and(|meta| meta.get("cursor").is_some())
 }
 
 /// What the optimiser's first group says.

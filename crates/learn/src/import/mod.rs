@@ -21,7 +21,7 @@ use toml::Table;
 
 use crate::checkpoint::{self, Cursor, Figures, LossSum, Meta};
 use crate::collections::Collections;
-use crate::config::{Config, Start, load};
+use crate::config::{Config, Paths, Start, load};
 use crate::error::Error;
 use crate::images::ImageTable;
 use crate::knn::{Reading, embed_each};
@@ -44,9 +44,9 @@ pub struct Request<'a> {
     /// What comes before the network's names in it; found where not given.
     pub prefix: Option<&'a str>,
     /// The pictures that it was trained on, or that are to be embedded.
-    pub data: &'a Path,
-    /// Labelled pictures that ask in the kNN figure.
-    pub val: Option<&'a Path>,
+    pub data: &'a Paths,
+    /// Labelled pictures that ask in the kNN figure; what `data` holds for it if `None`.
+    pub val: Option<&'a Paths>,
     /// The run's folder; see [`RunFolder::create`].
     pub out: &'a Path,
     /// Where settings come from that the file doesn't hold; the nearest embedded recipe if `None`.
@@ -133,16 +133,25 @@ where
     checkpoint::survive_file_size_limit();
     let file = npid_weights::read(request.file)?;
     let found = Found::of(&file, request.prefix)?;
-    let source = source::open(request.data)?;
-    let images = source.len();
-    fits(&found, request, images)?;
     let recipe = match &request.recipe {
         Some(recipe) => recipe.clone(),
         None => recipes::find(found.recipe())?,
     };
-    let config = settings(&found, request, &recipe, images, progress)?;
-    let collections = Collections::open(&config.data)?;
+    // An error in the recipe is told as for training.
+    let mut data = load::load(&recipe, &[])?.data;
+    data.path = Some(request.data.clone());
+    data.val = request.val.cloned();
+    let collections = Collections::open(&data)?;
+    collections
+        .notes()
+        .iter()
+        .for_each(|note| progress.note(note));
+    let images = collections.train.len();
+    fits(&found, request, images)?;
     source::first_readable(collections.train.as_ref(), |_| false)?;
+    let mut config = settings(&found, request, &recipe, images, progress)?;
+    config.data.path = data.path;
+    config.data.val = data.val;
     let config = config.resolve(images)?;
 
     let mut description = method::describe(&config, images)?;
@@ -229,7 +238,7 @@ fn fits(found: &Found<'_>, request: &Request<'_>, images: usize) -> Result<(), E
                 return Err(Error::input(format!(
                     "--data {}: {images} pictures, but the memory bank in {file} has {rows} rows; \
                      give the pictures that it was trained on, in the same order",
-                    request.data.display()
+                    request.data
                 )));
             }
             Ok(())
@@ -250,8 +259,6 @@ fn settings(
     images: usize,
     progress: &mut dyn Progress,
 ) -> Result<Config, Error> {
-    // An error in the recipe is told as for training.
-    load::load(recipe, &[])?;
     let mut table: Table = recipe.text.parse().unwrap_or_default();
     found.settle(&mut table, request.recipe.is_none(), images);
     let batch = table.get("data").and_then(|data| data.get("batch_size"));
@@ -269,10 +276,7 @@ fn settings(
         text,
         ..recipe.clone()
     };
-    let mut config = load::load(&recipe, request.sets)?;
-    config.data.path = Some(request.data.to_path_buf());
-    config.data.val = request.val.map(Path::to_path_buf);
-    Ok(config)
+    load::load(&recipe, request.sets)
 }
 
 /// Gives the engine all weights and running statistics, which the file must have.

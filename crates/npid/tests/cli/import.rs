@@ -92,6 +92,7 @@ fn features_of_imported_networks_are_pytorchs() {
         ("resnet.pth", "network", "none", 0),
         ("moco.pth", "network", "none", 0),
         ("mmselfsup.pth", "MMSelfSup", "kept", 170),
+        ("mmselfsup-0.pth", "MMSelfSup", "computed", 3),
         ("lemniscate.pth.tar", "lemniscate", "kept", 130),
         ("lemniscate-cifar.t7", "lemniscate", "kept", 10),
     ] {
@@ -114,6 +115,10 @@ fn features_of_imported_networks_are_pytorchs() {
             .map(|(&a, b)| (f64::from(a) - b).abs())
             .fold(0.0, f64::max);
         assert!(worst < 1e-5, "{file}: {worst}");
+        if bank == "computed" {
+            let bank = tensor(&checkpoint(&s, file), "memory_bank.feature_bank");
+            assert_eq!(bank, found);
+        }
     }
 }
 
