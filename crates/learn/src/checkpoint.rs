@@ -113,6 +113,9 @@ pub struct Meta {
     pub epoch_skipped: BTreeSet<u64>,
     /// SHA-256 of the configuration, less what may differ between two starts of a run.
     pub config: String,
+    /// SHA-256 of the weights by which negatives are drawn, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neg_weights: Option<String>,
     /// Losses since the last log line.
     pub log: LossSum,
     /// Losses of the unfinished epoch; of the finished one at its end.

@@ -13,6 +13,7 @@ mod images;
 pub mod import;
 pub mod knn;
 pub mod method;
+mod neg_weights;
 pub mod npy;
 pub mod plan;
 mod pretrained;

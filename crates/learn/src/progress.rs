@@ -24,6 +24,8 @@ pub struct Started {
     pub step: u64,
     /// B, images of a full batch.
     pub batch: usize,
+    /// Batches in an optimiser step.
+    pub update_interval: usize,
     /// The loss of features that know nothing, as far as is known: see [`Progress::chance_loss`].
     pub chance_loss: f64,
     /// Number of trainable and frozen weights.
@@ -64,7 +66,7 @@ pub struct EpochReport {
     pub epoch: u32,
     /// Optimiser steps taken since the run began.
     pub step: u64,
-    /// Mean loss of the epoch's steps.
+    /// Mean loss of the epoch's steps; a step of several batches counts their mean.
     pub loss: f64,
     /// Learning rate of its last step.
     pub lr: f64,
@@ -74,6 +76,9 @@ pub struct EpochReport {
     /// sqrt(D), over at most 128 training images: 1 is spread over the sphere, 0 collapsed to a
     /// point.
     pub spread: f64,
+    /// ln Z of an NCE head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_z: Option<f64>,
     /// Images that could not be read so far.
     pub skipped: usize,
     /// Seconds in which the steps waited for images.

@@ -127,11 +127,15 @@ impl Run {
 impl Progress for Display {
     fn started(&mut self, started: &Started) {
         self.line(&format!(
-            "{}: {}, {} of batches of {}, {} weights; on {}",
+            "{}: {}, {} of batches of {}{}, {} weights; on {}",
             started.run.display(),
             count(started.images, "picture"),
             count(started.epochs as usize, "epoch"),
             started.batch,
+            match started.update_interval {
+                1 => String::new(),
+                n => format!(", {n} to a step"),
+            },
             started.parameters,
             started.device,
         ));
@@ -210,7 +214,7 @@ impl Progress for Display {
         };
         let started = &run.started;
         let speed = run.pace(step).map_or(String::new(), |(rate, left)| {
-            let images = rate * started.batch as f64;
+            let images = rate * (started.batch * started.update_interval) as f64;
             format!(", {images:.0} images/s, {} left", duration(left))
         });
         let wait = (run.wait).map_or(String::new(), |w| format!(", {w:.0} % waiting for data"));
@@ -252,12 +256,13 @@ impl Progress for Display {
         }
         let knn =
             (report.knn_top1).map_or(String::new(), |top1| format!("  kNN top-1 {top1:.1} %"));
+        let log_z = (report.log_z).map_or(String::new(), |z| format!("  ln Z {z:.2}"));
         let skipped = match report.skipped {
             0 => String::new(),
             n => format!("  {} skipped", count(n, "unreadable picture")),
         };
         self.line(&format!(
-            "epoch {}/{} done  loss {:.4}  spread {:.2}  {:.0} images/s{knn}{skipped}",
+            "epoch {}/{} done  loss {:.4}  spread {:.2}{log_z}  {:.0} images/s{knn}{skipped}",
             report.epoch, run.started.epochs, report.loss, report.spread, report.images_per_s
         ));
     }

@@ -135,7 +135,12 @@ pub(super) fn estimate(
         + f64::from(evaluations) * evaluation_s
         + f64::from(saved) * checkpoint_s;
     Ok(Time {
-        steps_per_epoch: steps_of_epoch(images, data.batch_size, data.drop_last),
+        steps_per_epoch: steps_of_epoch(
+            images,
+            data.batch_size,
+            data.drop_last,
+            config.optimizer_config.update_interval,
+        ),
         epochs,
         step_s: steps.step_s,
         timed_images: steps.images,

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::feed::{self, load_options};
 use crate::images::ImageTable;
-use crate::method;
+use crate::{method, neg_weights};
 
 /// Fewer pictures can't be told apart.
 pub(super) const FEWEST: usize = 2;
@@ -45,7 +45,12 @@ pub(crate) fn prepare<F>(
 where
     F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
 {
-    let description = method::describe(config, collections.train.len())?;
+    let mut description = method::describe(config, collections.train.len())?;
+    if let Some(weights) = &config.model.neg_weights {
+        let ensure = config.model.ensure_neg;
+        let numbers = neg_weights::read(weights, collections.train.as_ref(), ensure)?;
+        description.neg_weights = Some(numbers);
+    }
     full_batch(config, collections, options)?;
     let sizes = Sizes {
         batch: config.data.batch_size,

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use npid_data::loader::{Batch, Epoch, Loader};
-use npid_engine::{Draws, Images, Norm, Objective, Output};
+use npid_engine::state::LOG_Z;
+use npid_engine::{Images, Norm, Output};
+use npid_network::method::Head;
 use npid_network::philox::{Purpose, Stream};
 
+use super::step::Waiting;
 use super::{Summary, Trainer};
 use crate::checkpoint::{Best, LossSum};
 use crate::error::Error;
@@ -18,11 +21,12 @@ use crate::schedule::Time;
 /// Images that the collapse indicator looks at.
 pub(crate) const SAMPLE: usize = 128;
 
-/// Optimiser steps of an epoch in which every image can be read.
-pub(crate) fn steps(images: usize, batch: usize, drop_last: bool) -> u64 {
+/// Optimiser steps of an epoch in which every image can be read, of `interval` batches each but
+/// for the last, which may have fewer.
+pub(crate) fn steps(images: usize, batch: usize, drop_last: bool, interval: usize) -> u64 {
     // One image alone, beside full batches, is no batch: see `Trainer::too_short`.
     let short = !drop_last && images % batch > 1;
-    (images / batch + usize::from(short)) as u64
+    (images / batch + usize::from(short)).div_ceil(interval) as u64
 }
 
 impl Trainer<'_> {
@@ -83,7 +87,8 @@ impl Trainer<'_> {
         let epoch = Epoch {
             seed: self.config.seed,
             epoch: self.cursor.epoch,
-            first_step: self.cursor.step_in_epoch as usize,
+            // The loader counts batches. All steps but an epoch's last have as many.
+            first_step: self.cursor.step_in_epoch as usize * self.interval(),
             drop_last: data.drop_last,
         };
         let hashes = self.images.wants_hashes();
@@ -99,40 +104,30 @@ impl Trainer<'_> {
             step_in_epoch: self.cursor.step_in_epoch.saturating_sub(1),
             ..self.time()
         });
-        loop {
-            let waiting = Instant::now();
-            let Some(batch) = loader.next() else {
-                return Ok(lr);
-            };
+        let mut waiting = Waiting::default();
+        let mut since = Instant::now();
+        while let Some(batch) = loader.next() {
             let batch = batch?;
-            let wait = waiting.elapsed();
+            waiting.wait += since.elapsed();
             self.found(&batch)?;
-            if self.too_short(batch.rows.len()) {
-                continue;
+            if !self.too_short(batch.rows.len()) {
+                lr = self.schedule.lr(self.time());
+                self.micro_batch(&batch, lr, &mut waiting)?;
+                if waiting.batches == self.interval() {
+                    self.take_step(std::mem::take(&mut waiting), lr)?;
+                    loader.recycle(batch);
+                    self.reading.poll()?;
+                } else {
+                    loader.recycle(batch);
+                }
             }
-            let stepping = Instant::now();
-            lr = self.schedule.lr(self.time());
-            let loss = self.step(&batch, lr)?;
-            self.timing.step(wait, stepping.elapsed(), batch.rows.len());
-            self.cursor.step += 1;
-            self.cursor.step_in_epoch += 1;
-            self.log.add(loss);
-            self.epoch_loss.add(loss);
-            let epoch = self.cursor.epoch + 1;
-            self.progress.tick(epoch, self.cursor.step, loss);
-            if self.cursor.step.is_multiple_of(self.config.log.interval) {
-                self.log_line(lr)?;
-            }
-            loader.recycle(batch);
-            self.reading.poll()?;
+            since = Instant::now();
         }
-    }
-
-    fn time(&self) -> Time {
-        Time {
-            epoch: self.cursor.epoch,
-            step_in_epoch: self.cursor.step_in_epoch,
+        // Fewer than an interval are left: they make a step of their own.
+        if waiting.batches > 0 {
+            self.take_step(waiting, lr)?;
         }
+        Ok(lr)
     }
 
     /// Whether a batch is left out: one image alone where batches are larger, since a batch norm at
@@ -148,38 +143,7 @@ impl Trainer<'_> {
         self.exclude(&new)
     }
 
-    /// One optimiser step; its loss is finite.
-    fn step(&mut self, batch: &Batch, lr: f64) -> Result<f64, Error> {
-        let images = Images {
-            pixels: &batch.pixels,
-            count: batch.rows.len(),
-        };
-        let objective = Objective::Npid {
-            rows: &batch.rows,
-            draws: Draws::Sampled {
-                epoch: self.cursor.epoch,
-                occurrences: &batch.occurrences,
-            },
-        };
-        let losses = self.engine.step(images, objective, lr as f32)?;
-        let loss: f64 = losses.iter().map(|loss| f64::from(loss.value)).sum();
-        if loss.is_finite() {
-            return Ok(loss);
-        }
-        let good = match &self.saved {
-            Some(path) => format!("; the last good checkpoint is {}", path.display()),
-            None => String::new(),
-        };
-        Err(Error::run(format!(
-            "the loss is {loss} in epoch {}, step {}, at learning rate {lr}; try a smaller \
-             optimizer.lr, a warm-up (lr_config.warmup_iters) or a larger \
-             model.head.temperature{good}",
-            self.cursor.epoch + 1,
-            self.cursor.step + 1,
-        )))
-    }
-
-    fn log_line(&mut self, lr: f64) -> Result<(), Error> {
+    pub(super) fn log_line(&mut self, lr: f64) -> Result<(), Error> {
         let stretch = std::mem::take(&mut self.timing.log);
         let (wait_s, step_s) = stretch.each();
         let report = StepReport {
@@ -221,6 +185,7 @@ impl Trainer<'_> {
             lr,
             images_per_s: stretch.images_per_s(),
             spread,
+            log_z: self.log_z()?,
             skipped: self.images.skipped_count(),
             wait_s: stretch.wait.as_secs_f64(),
             step_s: stretch.step.as_secs_f64(),
@@ -228,6 +193,16 @@ impl Trainer<'_> {
             knn_top1: knn.as_ref().map(|report| report.knn_top1),
             knn_top5: knn.as_ref().map(|report| report.knn_top5),
         })
+    }
+
+    /// ln Z of an NCE head, once there is an estimate.
+    fn log_z(&self) -> Result<Option<f64>, Error> {
+        let method = self.engine.description().method;
+        let Some(Head::Nce { .. }) = method.map(|method| method.head) else {
+            return Ok(None);
+        };
+        let log_z = self.engine.read(LOG_Z)?;
+        Ok((log_z.first().map(|&z| f64::from(z))).filter(|z| z.is_finite()))
     }
 
     /// Embeds the sample for the collapse indicator (see [`EpochReport::spread`]), and for the
@@ -349,11 +324,20 @@ mod tests {
 
     #[test]
     fn steps_count_the_shorter_batch_unless_it_is_one_image() {
-        assert_eq!(steps(50_000, 128, false), 391);
-        assert_eq!(steps(50_000, 128, true), 390);
-        assert_eq!(steps(64, 32, false), 2);
-        assert_eq!(steps(65, 32, false), 2);
-        assert_eq!(steps(66, 32, false), 3);
-        assert_eq!(steps(5, 1, false), 5);
+        assert_eq!(steps(50_000, 128, false, 1), 391);
+        assert_eq!(steps(50_000, 128, true, 1), 390);
+        assert_eq!(steps(64, 32, false, 1), 2);
+        assert_eq!(steps(65, 32, false, 1), 2);
+        assert_eq!(steps(66, 32, false, 1), 3);
+        assert_eq!(steps(5, 1, false, 1), 5);
+    }
+
+    #[test]
+    fn steps_of_several_batches_count_the_last_that_has_fewer() {
+        assert_eq!(steps(64, 8, false, 4), 2);
+        assert_eq!(steps(66, 8, false, 4), 3);
+        assert_eq!(steps(66, 8, true, 4), 2);
+        assert_eq!(steps(65, 8, false, 4), 2);
+        assert_eq!(steps(64, 8, false, 100), 1);
     }
 }

@@ -10,6 +10,7 @@
 
 pub(crate) mod check;
 mod epoch;
+mod step;
 mod timing;
 
 use std::collections::BTreeSet;
@@ -23,7 +24,7 @@ use serde::Serialize;
 
 use crate::checkpoint::{self, Checkpoint, Cursor, Figures, LossSum, Meta};
 use crate::collections::{Collections, KnnSplit};
-use crate::config::{Config, load};
+use crate::config::{Config, NegWeights, load};
 use crate::error::Error;
 use crate::identity;
 use crate::images::ImageTable;
@@ -32,7 +33,7 @@ use crate::progress::{KnnSubject, Progress, Started};
 use crate::run::{Line, Lock, Metrics, RunFolder};
 use crate::schedule::Schedule;
 use crate::tensorboard::EventLog;
-use crate::{pretrained, recipes, start};
+use crate::{neg_weights, pretrained, recipes, start};
 
 pub(crate) use epoch::{SAMPLE, steps as steps_of_epoch};
 use timing::Timing;
@@ -165,6 +166,7 @@ where
     let checkpoint = match found {
         Some((checkpoint, warnings)) => {
             // An error comes alone: what is only odd is said once the checkpoint is taken.
+            same_weights(&config, checkpoint.meta(), engine.as_ref())?;
             checkpoint.load_into(engine.as_mut(), true)?;
             warnings.iter().for_each(|text| progress.warning(text));
             if checkpoint.meta().config != fingerprint(&config)? {
@@ -223,7 +225,35 @@ pub(crate) fn fingerprint(config: &Config) -> Result<String, Error> {
     // Pictures may be moved: `identity` sees to it that they are the same ones.
     config.data.path = None;
     config.data.data_prefix = None;
+    // The numbers count, whose hash is kept beside this one, and not where they stand.
+    config.model.neg_weights = None;
     Ok(ContentHash::of(config.to_toml()?.as_bytes()).to_string())
+}
+
+/// SHA-256 of the weights of negatives, where there are any.
+fn weights_hash(engine: &dyn Engine) -> Option<String> {
+    let weights = engine.description().neg_weights.as_deref();
+    weights.map(neg_weights::hash)
+}
+
+/// Whether negatives are drawn by the numbers that the run was started with.
+fn same_weights(config: &Config, meta: &Meta, engine: &dyn Engine) -> Result<(), Error> {
+    let now = weights_hash(engine);
+    if now == meta.neg_weights {
+        return Ok(());
+    }
+    let what = match (&config.model.neg_weights, &meta.neg_weights) {
+        (Some(NegWeights::File(path)), Some(_)) => format!(
+            "{}: it holds other numbers than the run was started with; restore it",
+            path.display()
+        ),
+        (Some(NegWeights::Column { column }), Some(_)) => {
+            format!("column {column} holds other numbers than the run was started with; restore it")
+        }
+        (_, None) => "the run was started without; remove it from config.toml".into(),
+        (None, _) => "the run was started with some; put it back into config.toml".into(),
+    };
+    Err(Error::input(format!("model.neg_weights: {what}")))
 }
 
 fn reading_of<'a>(config: &Config, options: &Options<'a>) -> Reading<'a> {
@@ -289,7 +319,8 @@ impl<'a> Trainer<'a> {
         let notes = [collections.notes(), notes].concat();
         notes.iter().for_each(|note| progress.note(note));
         let batch = config.data.batch_size;
-        let steps = epoch::steps(images, batch, config.data.drop_last);
+        let interval = config.optimizer_config.update_interval;
+        let steps = epoch::steps(images, batch, config.data.drop_last, interval);
         let schedule = Schedule::new(
             &config.lr_config,
             config.optimizer.lr,
@@ -343,14 +374,16 @@ impl<'a> Trainer<'a> {
         let data = &self.config.data;
         let images = self.collections.train.len();
         let epochs = self.config.runner.max_epochs;
-        let steps = u64::from(epochs) * epoch::steps(images, data.batch_size, data.drop_last);
+        let interval = self.interval();
+        let each = epoch::steps(images, data.batch_size, data.drop_last, interval);
         let started = Started {
             run: self.folder.path().to_path_buf(),
             images,
             epochs,
-            steps,
+            steps: u64::from(epochs) * each,
             step: self.cursor.step,
             batch: data.batch_size,
+            update_interval: interval,
             chance_loss: self.chance_loss(),
             parameters: description.network.parameter_count(),
             engine: info.engine.to_string(),
@@ -485,7 +518,15 @@ impl<'a> Trainer<'a> {
         if left < batch.max(check::FEWEST) {
             return Err(Error::run(check::too_few(left, all, batch, "")));
         }
-        self.engine.exclude_rows(rows)?;
+        if let Err(error) = self.engine.exclude_rows(rows) {
+            return Err(match &self.config.model.neg_weights {
+                Some(_) => Error::run(format!(
+                    "model.neg_weights: without the pictures that can't be read, {error}; give \
+                     others a weight"
+                )),
+                None => error.into(),
+            });
+        }
         let chance = self.chance_loss();
         self.progress.chance_loss(chance);
         Ok(())
@@ -504,6 +545,7 @@ impl<'a> Trainer<'a> {
             skipped: self.images.skipped(),
             epoch_skipped: self.epoch_skipped.clone(),
             config: fingerprint(&self.config)?,
+            neg_weights: weights_hash(self.engine.as_ref()),
             log: self.log,
             epoch: self.epoch_loss,
             figures: self.figures.clone(),
