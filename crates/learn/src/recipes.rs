@@ -26,13 +26,15 @@ macro_rules! embedded {
 }
 
 /// Names and texts of the embedded recipes.
-pub const EMBEDDED: [(&str, &str); 6] = [
+pub const EMBEDDED: [(&str, &str); 8] = [
     embedded!("patterns"),
     embedded!("folder"),
     embedded!("cifar10-resnet18-w16-10e"),
     embedded!("cifar10-resnet18-200e"),
     embedded!("npid_resnet50_8xb32-steplr-200e_in1k"),
     embedded!("npid-ensure-neg_resnet50_8xb32-steplr-200e_in1k"),
+    embedded!("npid-nce4096_resnet18_b256-steplr-200e_in1k"),
+    embedded!("npid-nce4096_resnet50_b256-steplr-200e_in1k"),
 ];
 
 /// The recipe of this name, or in this file.

@@ -108,6 +108,24 @@ fn the_faithful_recipes_are_what_was_published() {
     .unwrap();
     assert_eq!(plain, mm);
 
+    for depth in [18, 50] {
+        let name = format!("npid-nce4096_resnet{depth}_b256-steplr-200e_in1k");
+        let nce = load(&recipes::find(&name).unwrap(), &[]).unwrap();
+        let npid = method::describe(&nce, 1_281_167).unwrap().method.unwrap();
+        let head = MethodHead::Nce {
+            temperature: 0.07,
+            z_momentum: 0.0,
+            proximal: 0.0,
+        };
+        assert_eq!(
+            (npid.head, npid.neg_num, npid.ensure_neg),
+            (head, 4096, false)
+        );
+        assert_eq!((nce.data.batch_size, nce.optimizer.lr), (256, 0.03));
+        assert_eq!(nce.model.memory_bank.init, Start::Uniform);
+        assert_eq!(nce.model.backbone.depth, depth);
+    }
+
     let paper = load(&recipes::find("cifar10-resnet18-200e").unwrap(), &[]).unwrap();
     assert_eq!(paper.model.memory_bank.init, Start::Uniform);
     assert_eq!(paper.model.backbone.init_cfg, InitCfg::PyTorch);
