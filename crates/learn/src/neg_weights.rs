@@ -42,7 +42,11 @@ pub fn read(
                 .map_err(|what| Error::input(format!("{KEY}: {origin}: {what}")))?;
             (origin, numbers)
         }
-        NegWeights::Column { column } => (format!("column {column}"), columns(source, column)?),
+        NegWeights::Column { column } => {
+            let numbers = source.column(column);
+            let numbers = numbers.map_err(|error| Error::input(format!("{KEY}: {error}")))?;
+            (format!("column {column}"), numbers)
+        }
     };
     check(&numbers, images, ensure_neg, &|row| source.name(row))
         .map_err(|what| Error::input(format!("{KEY}: {origin}: {what}")))?;
@@ -53,13 +57,6 @@ pub fn read(
 pub fn hash(weights: &[f64]) -> String {
     let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
     ContentHash::of(&bytes).to_string()
-}
-
-fn columns(source: &dyn Source, column: &str) -> Result<Vec<f64>, Error> {
-    let _ = source;
-    Err(Error::input(format!(
-        "{KEY}: column {column}: these pictures have no columns; name a file"
-    )))
 }
 
 /// Whether these can be drawn by; what is wrong continues after the name of where they come from.

@@ -13,9 +13,12 @@ use common::*;
 use npid_data::loader::{Epoch, LoadOptions, Loader};
 use npid_engine::state::{BANK, LOG_Z, MOMENTUM};
 use npid_engine::{Draws, Engine, Images, Objective, Sizes};
-use npid_learn::config::Start;
+use npid_learn::checkpoint::Choice;
+use npid_learn::config::{NegWeights, Start};
 use npid_learn::schedule::{Schedule, Time};
 use npid_learn::{Config, method, trainer};
+use parquet::data_type::{ByteArray, ByteArrayType, DoubleType};
+use parquet::file::writer::SerializedFileWriter;
 use safetensors::SafeTensors;
 
 /// The tensors of a checkpoint, as bits.
@@ -110,10 +113,11 @@ fn nce_keeps_its_z_or_moves_it() {
         let options = npid_learn::eval::Options {
             threads: 1,
             workers: None,
+            checkpoint: Choice::Last,
             stop: &stop,
         };
         let knn =
-            npid_learn::eval::evaluate_knn(&out, None, None, None, &options, reference, &mut ());
+            npid_learn::eval::evaluate_knn(&out, &[], None, None, &options, reference, &mut ());
         assert_eq!(Some(knn.unwrap().knn_top1), summary.knn_top1);
     }
     // Other heads have none.
@@ -161,11 +165,84 @@ fn negatives_are_drawn_by_the_weights_of_a_file() {
     bytes.extend(numbers.iter().flat_map(|w| w.to_le_bytes()));
     fs::write(&array, bytes).unwrap();
     let mut config = config;
-    config.model.neg_weights = Some(npid_learn::config::NegWeights::File(array.clone()));
+    config.model.neg_weights = Some(NegWeights::File(array.clone()));
     let again = pictures.path().join("again");
     assert_eq!(told(&config, &again).as_deref(), Some(&numbers[..]));
     assert_eq!(metrics(&again), metrics(&out));
     assert!(fs::read(newest(&again)).unwrap() == fs::read(newest(&out)).unwrap());
+}
+
+/// A parquet file of the pictures below `folder`, with a number for each.
+fn write_parquet(path: &Path, folder: &Path, numbers: &[f64]) {
+    let schema = "message pictures { required binary image; required double rarity; }";
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let file = fs::File::create(path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let pictures = listing(folder)
+        .into_iter()
+        .filter(|name| name.ends_with(".png"));
+    let pictures: Vec<ByteArray> = pictures
+        .map(|name| fs::read(folder.join(name)).unwrap().into())
+        .collect();
+    let mut column = group.next_column().unwrap().unwrap();
+    let written = column
+        .typed::<ByteArrayType>()
+        .write_batch(&pictures, None, None);
+    assert_eq!(written.unwrap(), numbers.len());
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    (column
+        .typed::<DoubleType>()
+        .write_batch(numbers, None, None))
+    .unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn negatives_are_drawn_by_a_column() {
+    let pictures = good_pictures();
+    let numbers: Vec<f64> = (0..40).map(|i| f64::from(i) / 7.0).collect();
+    let file = pictures.path().join("pictures.parquet");
+    write_parquet(&file, &pictures.path().join("pictures/train"), &numbers);
+    let sets = ["model.neg_weights.column=rarity", "runner.max_epochs=2"];
+    let mut config = config(pictures.path(), &sets);
+    config.data.path = Some(file.clone().into());
+    config.data.val = None;
+    let out = pictures.path().join("run");
+    assert_eq!(told(&config, &out).as_deref(), Some(&numbers[..]));
+
+    // Other numbers in the same column are other weights.
+    let run = pictures.path().join("stopped");
+    train_until(&config, &run, 3);
+    let others: Vec<f64> = numbers.iter().map(|w| w + 1.0).collect();
+    write_parquet(&file, &pictures.path().join("pictures/train"), &others);
+    let error = resume(&run, &mut Listener::default()).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("column rarity holds other numbers"), "{text}");
+    write_parquet(&file, &pictures.path().join("pictures/train"), &numbers);
+    resume(&run, &mut Listener::default()).unwrap();
+    assert!(fs::read(newest(&run)).unwrap() == fs::read(newest(&out)).unwrap());
+
+    let bad = pictures.path().join("bad");
+    for (column, parts) in [
+        ("rare", &["rare", "rarity"][..]),
+        ("image", &["image", "numbers"]),
+    ] {
+        config.model.neg_weights = Some(NegWeights::Column {
+            column: column.into(),
+        });
+        let text = train(&config, &bad).unwrap_err().to_string();
+        assert!(text.starts_with("model.neg_weights: "), "{text}");
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    }
+    // A folder has no columns.
+    config.data.path = Some(pictures.path().join("pictures/train").into());
+    let text = train(&config, &bad).unwrap_err().to_string();
+    assert!(text.contains("no columns"), "{text}");
+    assert!(!bad.exists());
 }
 
 #[test]
@@ -263,7 +340,7 @@ fn an_accumulated_step_is_what_its_calls_make() {
     assert_eq!(listener.started[0].update_interval, 3);
 
     // The same by hand.
-    let source = npid_data::source::open(config.data.path.as_ref().unwrap()).unwrap();
+    let source = npid_data::source::open(&pictures.path().join("pictures/train")).unwrap();
     let mut engine = engine(&config, 40);
     let bank = method::initial_bank(Start::Random, 40, 4, config.seed).unwrap();
     engine.write(BANK, &bank).unwrap();

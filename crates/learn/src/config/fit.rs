@@ -116,10 +116,9 @@ impl Config {
         at_least_one("optimizer_config.update_interval", n)
     }
 
-    /// Gives the keys that were left out the values they stand for.
+    /// Gives the keys that were left out the values they stand for. `stem_channels` goes on to
+    /// follow `base_channels`.
     pub(super) fn fill_in(&mut self) {
-        let backbone = &mut self.model.backbone;
-        backbone.stem_channels.get_or_insert(backbone.base_channels);
         let head = &mut self.model.head;
         if head.kind == HeadType::NceHead {
             head.z_momentum.get_or_insert(0.0);
