@@ -24,7 +24,7 @@ pub struct Time {
     pub steps_per_epoch: u64,
     /// Epochs.
     pub epochs: u32,
-    /// A step of a full batch, by the engine alone.
+    /// A step of full batches, by the engine alone.
     pub step_s: f64,
     /// Images of the steps that were timed; fewer than a batch where the rest is inferred.
     pub timed_images: usize,
@@ -121,6 +121,7 @@ pub(super) fn estimate(
     before_s += pixels * pictures.view_s / machine.load
         + 3072.0 / dim * search * (queries.min(MAX_PIXEL_QUERIES) as f64 / queries.max(1) as f64);
 
+    let interval = config.optimizer_config.update_interval;
     let epochs = config.runner.max_epochs;
     let evaluations = match (split, config.evaluation.interval) {
         (None, _) => 0,
@@ -135,14 +136,9 @@ pub(super) fn estimate(
         + f64::from(evaluations) * evaluation_s
         + f64::from(saved) * checkpoint_s;
     Ok(Time {
-        steps_per_epoch: steps_of_epoch(
-            images,
-            data.batch_size,
-            data.drop_last,
-            config.optimizer_config.update_interval,
-        ),
+        steps_per_epoch: steps_of_epoch(images, data.batch_size, data.drop_last, interval),
         epochs,
-        step_s: steps.step_s,
+        step_s: steps.step_s * interval.min(images.div_ceil(batch)) as f64,
         timed_images: steps.images,
         picture_s: pictures.train_s,
         timed_pictures: pictures.pictures,
