@@ -11,7 +11,7 @@ use std::sync::Arc;
 use npid_data::source::{ContentHash, Source};
 use npid_network::alias::AliasTable;
 
-use crate::config::NegWeights;
+use crate::config::{Config, NegWeights};
 use crate::error::Error;
 
 /// The key, which every message begins with.
@@ -23,17 +23,17 @@ const MAX_LINE: u64 = 4096;
 /// The longest header of an array file, in bytes; NumPy writes 118.
 const MAX_HEADER: usize = 1 << 16;
 
-/// The N numbers that `weights` names, one for each row of `source`.
+/// The N numbers that `model.neg_weights` names, one for each row of `source`; `None` where all rows
+/// are alike.
 ///
 /// # Errors
 /// [`Error::Input`] naming key and file: it can't be read or is no list of numbers, there are more
 /// or fewer than N, one is negative or not finite, all are 0; with `ensure_neg`, if nearly all
 /// weight lies on one row, beside which nothing could be drawn.
-pub fn read(
-    weights: &NegWeights,
-    source: &dyn Source,
-    ensure_neg: bool,
-) -> Result<Arc<[f64]>, Error> {
+pub fn of(config: &Config, source: &dyn Source) -> Result<Option<Arc<[f64]>>, Error> {
+    let Some(weights) = &config.model.neg_weights else {
+        return Ok(None);
+    };
     let images = source.len();
     let (origin, numbers) = match weights {
         NegWeights::File(path) => {
@@ -48,9 +48,11 @@ pub fn read(
             (format!("column {column}"), numbers)
         }
     };
-    check(&numbers, images, ensure_neg, &|row| source.name(row))
-        .map_err(|what| Error::input(format!("{KEY}: {origin}: {what}")))?;
-    Ok(numbers.into())
+    check(&numbers, images, config.model.ensure_neg, &|row| {
+        source.name(row)
+    })
+    .map_err(|what| Error::input(format!("{KEY}: {origin}: {what}")))?;
+    Ok(Some(numbers.into()))
 }
 
 /// What tells two lists of weights apart: SHA-256 of their numbers as 64-bit floats, little-endian.

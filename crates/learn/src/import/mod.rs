@@ -29,7 +29,7 @@ use crate::pretrained;
 use crate::progress::Progress;
 use crate::recipes::{self, Recipe};
 use crate::run::RunFolder;
-use crate::{method, trainer};
+use crate::{method, neg_weights, trainer};
 
 use found::{Found, Kind};
 
@@ -155,6 +155,7 @@ where
     let config = config.resolve(images)?;
 
     let mut description = method::describe(&config, images)?;
+    description.neg_weights = neg_weights::of(&config, collections.train.as_ref())?;
     if found.kind == Kind::Network {
         description.method = None;
         description.optimizer.momentum = 0.0;
@@ -464,6 +465,7 @@ fn fill(
         skipped: Default::default(),
         epoch_skipped: Default::default(),
         config: trainer::fingerprint(config)?,
+        neg_weights: trainer::weights_hash(engine),
         log: LossSum::default(),
         epoch: LossSum::default(),
         figures: Figures::default(),

@@ -9,7 +9,7 @@ use crate::config::{Config, Start};
 use crate::error::Error;
 use crate::feed;
 use crate::knn::MAX_PIXEL_QUERIES;
-use crate::trainer::{Options, SAMPLE, steps_of_epoch};
+use crate::trainer::{Options, SAMPLE, steps_of_an_epoch};
 
 /// Operations a second of the search on one core, about.
 const SEARCH_FLOPS: f64 = 8e9;
@@ -136,7 +136,7 @@ pub(super) fn estimate(
         + f64::from(evaluations) * evaluation_s
         + f64::from(saved) * checkpoint_s;
     Ok(Time {
-        steps_per_epoch: steps_of_epoch(images, data.batch_size, data.drop_last, interval),
+        steps_per_epoch: steps_of_an_epoch(config, images),
         epochs,
         step_s: steps.step_s * interval.min(images.div_ceil(batch)) as f64,
         timed_images: steps.images,

@@ -46,11 +46,7 @@ where
     F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
 {
     let mut description = method::describe(config, collections.train.len())?;
-    if let Some(weights) = &config.model.neg_weights {
-        let ensure = config.model.ensure_neg;
-        let numbers = neg_weights::read(weights, collections.train.as_ref(), ensure)?;
-        description.neg_weights = Some(numbers);
-    }
+    description.neg_weights = neg_weights::of(config, collections.train.as_ref())?;
     full_batch(config, collections, options)?;
     let sizes = Sizes {
         batch: config.data.batch_size,

@@ -23,7 +23,7 @@ pub(crate) const SAMPLE: usize = 128;
 
 /// Optimiser steps of an epoch in which every image can be read, of `interval` batches each but
 /// for the last, which may have fewer.
-pub(crate) fn steps(images: usize, batch: usize, drop_last: bool, interval: usize) -> u64 {
+pub(super) fn steps(images: usize, batch: usize, drop_last: bool, interval: usize) -> u64 {
     // One image alone, beside full batches, is no batch: see `Trainer::too_short`.
     let short = !drop_last && images % batch > 1;
     (images / batch + usize::from(short)).div_ceil(interval) as u64

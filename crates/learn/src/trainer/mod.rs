@@ -35,7 +35,7 @@ use crate::schedule::Schedule;
 use crate::tensorboard::EventLog;
 use crate::{neg_weights, pretrained, recipes, start};
 
-pub(crate) use epoch::{SAMPLE, steps as steps_of_epoch};
+pub(crate) use epoch::SAMPLE;
 use timing::Timing;
 
 /// What a run is told beside its configuration; nothing here changes a result.
@@ -214,7 +214,9 @@ where
 
 /// Optimiser steps of an epoch over `images` pictures that can all be read.
 pub(crate) fn steps_of_an_epoch(config: &Config, images: usize) -> u64 {
-    epoch::steps(images, config.data.batch_size, config.data.drop_last)
+    let data = &config.data;
+    let interval = config.optimizer_config.update_interval;
+    epoch::steps(images, data.batch_size, data.drop_last, interval)
 }
 
 /// SHA-256 of a configuration, less what never changes a result.
@@ -231,7 +233,7 @@ pub(crate) fn fingerprint(config: &Config) -> Result<String, Error> {
 }
 
 /// SHA-256 of the weights of negatives, where there are any.
-fn weights_hash(engine: &dyn Engine) -> Option<String> {
+pub(crate) fn weights_hash(engine: &dyn Engine) -> Option<String> {
     let weights = engine.description().neg_weights.as_deref();
     weights.map(neg_weights::hash)
 }
@@ -318,9 +320,7 @@ impl<'a> Trainer<'a> {
         let (split, notes) = collections.knn_split(&config, config.evaluation.max_rows);
         let notes = [collections.notes(), notes].concat();
         notes.iter().for_each(|note| progress.note(note));
-        let batch = config.data.batch_size;
-        let interval = config.optimizer_config.update_interval;
-        let steps = epoch::steps(images, batch, config.data.drop_last, interval);
+        let steps = steps_of_an_epoch(&config, images);
         let schedule = Schedule::new(
             &config.lr_config,
             config.optimizer.lr,
@@ -374,8 +374,7 @@ impl<'a> Trainer<'a> {
         let data = &self.config.data;
         let images = self.collections.train.len();
         let epochs = self.config.runner.max_epochs;
-        let interval = self.interval();
-        let each = epoch::steps(images, data.batch_size, data.drop_last, interval);
+        let each = steps_of_an_epoch(&self.config, images);
         let started = Started {
             run: self.folder.path().to_path_buf(),
             images,
@@ -383,7 +382,7 @@ impl<'a> Trainer<'a> {
             steps: u64::from(epochs) * each,
             step: self.cursor.step,
             batch: data.batch_size,
-            update_interval: interval,
+            update_interval: self.interval(),
             chance_loss: self.chance_loss(),
             parameters: description.network.parameter_count(),
             engine: info.engine.to_string(),
