@@ -41,6 +41,9 @@ const EXACT: usize = 200_000;
 /// MMSelfSup's 65,536, which are made for GPUs.
 const NEGATIVES: usize = 16_384;
 
+/// Channels of the first stage in weights that others publish.
+const PUBLISHED: usize = 64;
+
 /// The longest side of a picture that gets the CIFAR stem.
 const SMALL: usize = 48;
 
@@ -201,11 +204,14 @@ fn network(facts: &Facts, cores: usize, chooser: &mut Chooser) -> (Rung, f64) {
     let stem = match chooser.given("model.backbone.type").and_then(Value::as_str) {
         Some("ResNet") => Stem::ImageNet,
         Some("ResNet_CIFAR") => Stem::Cifar,
+        _ if pretrained(chooser) => Stem::ImageNet,
         _ if given_size.unwrap_or(facts.shorter) <= SMALL => Stem::Cifar,
         _ => Stem::ImageNet,
     };
     let depth = whole(chooser.given("model.backbone.depth"));
+    let pretrained = pretrained(chooser);
     let width = whole(chooser.given("model.backbone.base_channels"));
+    let width = width.or(pretrained.then_some(PUBLISHED));
     let wanted = whole(chooser.given("runner.max_epochs"));
     let wanted = wanted.map_or(wanted_epochs(facts.images), |epochs| epochs as f64);
     let mut best = None;
@@ -229,6 +235,13 @@ fn network(facts: &Facts, cores: usize, chooser: &mut Chooser) -> (Rung, f64) {
 
     reasons(facts, cores, rung, cost, chooser);
     (rung, cost)
+}
+
+/// Whether `--set` names a file of weights for the backbone.
+fn pretrained(chooser: &Chooser) -> bool {
+    let kind = chooser.given("model.backbone.init_cfg");
+    let kind = kind.and_then(|init| init.get("type").or(Some(init)));
+    kind.and_then(Value::as_str) == Some("Pretrained")
 }
 
 /// Says why the network is as it is, and sets it.
@@ -255,6 +268,7 @@ fn reasons(facts: &Facts, cores: usize, rung: Rung, cost: f64, chooser: &mut Cho
             "ResNet_CIFAR",
             "a stem that keeps the size of small pictures",
         ),
+        Stem::ImageNet if pretrained(chooser) => ("ResNet", "the stem of published weights"),
         Stem::ImageNet => ("ResNet", "the usual stem, which quarters the sides"),
     };
     chooser.set("model.backbone.type", name, reason);
@@ -265,6 +279,7 @@ fn reasons(facts: &Facts, cores: usize, rung: Rung, cost: f64, chooser: &mut Cho
     chooser.set("model.backbone.depth", rung.depth as i64, reason);
     let operations = operations(cost);
     let width = match last {
+        _ if pretrained(chooser) => "the width of published weights".to_string(),
         Some(last) if last == rung => {
             format!("wider gains little; {operations} a picture and step")
         }

@@ -179,6 +179,19 @@ fn what_is_given_is_taken_and_the_rest_follows() {
     assert_eq!(choice(&preset, "data.pipeline").value, "imagenet-mocov2");
 }
 
+/// Weights from elsewhere have the width and the stem of torchvision's networks.
+#[test]
+fn a_file_of_weights_decides_on_the_network() {
+    let file = "model.backbone.init_cfg={ type = \"Pretrained\", checkpoint = \"resnet18.pth\" }";
+    for (width, height) in [(32, 32), (500, 375)] {
+        let backbone = choose(200, width, height, 1, &[file]).config.model.backbone;
+        assert_eq!((backbone.base_channels, backbone.depth), (64, 18));
+        assert_eq!(backbone.kind, BackboneType::ResNet);
+    }
+    let own = choose(200, 32, 32, 1, &[file, "model.backbone.base_channels=8"]);
+    assert_eq!(own.config.model.backbone.base_channels, 8);
+}
+
 #[test]
 fn what_is_wrong_is_named_by_its_flag() {
     for (set, words) in [

@@ -25,7 +25,7 @@ fn trained(network: &str) -> Scratch {
         fs::write(file, png(SIDE, SIDE, i)).unwrap();
     }
     let arguments = format!(
-        "train --data many --out run --threads 1 --workers 1 --set data.size={SIDE} \
+        "train folder --data many --out run --threads 1 --workers 1 --set data.size={SIDE} \
          --set data.batch_size=4 --set runner.max_epochs=2 --set model.neck.out_channels=8 {network}"
     );
     let output = s.npid(&arguments).output().unwrap();
@@ -132,7 +132,7 @@ fn the_best_checkpoint_is_the_one_with_the_best_figure() {
         fs::write(class.join(format!("{i:02}.png")), png(SIDE, SIDE, i)).unwrap();
     }
     let arguments = format!(
-        "train --data many --val many --out run --threads 1 --workers 1 --set data.size={SIDE} \
+        "train folder --data many --val many --out run --threads 1 --workers 1 --set data.size={SIDE} \
          --set data.batch_size=4 --set runner.max_epochs=6 --set evaluation.interval=1 \
          --set evaluation.k=3 --set checkpoint.keep=1 --set optimizer.lr=0.3 {NARROW}"
     );

@@ -128,12 +128,16 @@ fn a_dry_run_refuses_what_a_run_refuses() {
         "train --data zoo --dry-run --set data.batch_size=31",
         &["data.batch_size is 31", "30"],
     );
-    s.refuses(
-        "train --data zoo --dry-run --set data.size=4096 --set data.batch_size=30 \
-         --set model.backbone.type=ResNet_CIFAR --set model.backbone.base_channels=2048",
-        &["memory"],
-    );
     s.refuses("train zoo --dry-run", &["zoo"]);
+    // What doesn't fit into the memory fails, as the run would.
+    let before = state(&s);
+    let large = "train --data zoo --dry-run --set data.size=1024 --set data.batch_size=30 \
+                 --set model.backbone.type=ResNet_CIFAR --set model.backbone.base_channels=1024";
+    let output = s.npid(large).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("GB of memory"), "{stderr}");
+    assert!(state(&s) == before);
 }
 
 /// The run is what the plan said, and its configuration is an ordinary one.
