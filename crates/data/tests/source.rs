@@ -332,3 +332,112 @@ fn labels_of_another_type_are_named() {
         assert!(notes.len() == 1 && notes[0].starts_with(says), "{notes:?}");
     }
 }
+
+/// Damage anywhere is an error with a reason, or a picture that can't be read; never a panic that is
+/// not caught, and never memory for what a few bytes claim.
+#[test]
+fn a_damaged_parquet_file_is_an_error() {
+    use npid_network::philox::{Purpose, Stream};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.parquet");
+    write_parquet(&path, &rows(), 10, true, &["ant", "bee", "cow"]);
+    let whole = std::fs::read(&path).unwrap();
+    let mut stream = Stream::new(3, Purpose::Bench, 0, 0, 0);
+    let (mut refused, mut read) = (0, 0);
+    for trial in 0..1500 {
+        let mut damaged = whole.clone();
+        for _ in 0..=stream.below(2) {
+            let at = stream.below(damaged.len() as u64) as usize;
+            damaged[at] = stream.next_u32() as u8;
+        }
+        std::fs::write(&path, &damaged).unwrap();
+        // Kept in memory, and read by the page.
+        let keep = if trial % 2 == 0 { 1 << 20 } else { 0 };
+        match npid_data::source::ParquetSource::open_keeping(&path, keep) {
+            Err(error) => {
+                assert!(error.to_string().contains("t.parquet"), "{error}");
+                refused += 1;
+            }
+            Ok(source) => {
+                for row in 0..source.len().min(30) {
+                    let picture = source.picture(row);
+                    assert!(picture.is_err_and(|e| !e.reason.is_empty()) || row < 23);
+                }
+                read += 1;
+            }
+        }
+    }
+    assert!(refused > 100 && read > 100, "{refused} {read}");
+}
+
+#[test]
+fn columns_of_numbers_are_read_and_others_named() {
+    use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, FloatType, Int64Type};
+    use parquet::file::{properties::WriterProperties, writer::SerializedFileWriter};
+    use parquet::schema::parser::parse_message_type;
+    use std::sync::Arc;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.parquet");
+    let schema = "message m { required binary image; required double w; required float f; \
+                  required int64 i; optional double gap; required binary t (UTF8); }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let file = std::fs::File::create(&path).unwrap();
+    let properties = Arc::new(WriterProperties::builder().build());
+    let mut writer = SerializedFileWriter::new(file, schema, properties).unwrap();
+    for group in 0..2 {
+        let mut rows = writer.next_row_group().unwrap();
+        macro_rules! column {
+            ($kind:ty, $values:expr, $levels:expr) => {
+                let mut column = rows.next_column().unwrap().unwrap();
+                let typed = column.typed::<$kind>();
+                typed.write_batch(&$values, $levels, None).unwrap();
+                column.close().unwrap();
+            };
+        }
+        let base = f64::from(group) * 10.0;
+        let image = [1, 2].map(|seed| ByteArray::from(png(&picture(4, 4, seed))));
+        column!(ByteArrayType, image, None);
+        column!(DoubleType, [base + 0.5, base + 1.5], None);
+        column!(FloatType, [0.25f32, -2.0], None);
+        column!(Int64Type, [7i64, 1 << 40], None);
+        column!(DoubleType, [1.0], Some(&[1, 0]));
+        column!(
+            ByteArrayType,
+            [ByteArray::from("a"), ByteArray::from("b")],
+            None
+        );
+        rows.close().unwrap();
+    }
+    writer.close().unwrap();
+    let source = open(&path).unwrap();
+    assert_eq!(source.column("w").unwrap(), [0.5, 1.5, 10.5, 11.5]);
+    assert_eq!(source.column("f").unwrap(), [0.25, -2.0, 0.25, -2.0]);
+    assert_eq!(
+        source.column("i").unwrap(),
+        [7.0, (1u64 << 40) as f64, 7.0, (1u64 << 40) as f64]
+    );
+    for (name, says) in [
+        ("gap", "row 1 of"),
+        ("t", "it is text; it must be numbers"),
+        (
+            "none",
+            "has no such column; its columns are image (BYTE_ARRAY), w (DOUBLE)",
+        ),
+    ] {
+        let line = source.column(name).unwrap_err().to_string();
+        assert!(
+            line.starts_with(&format!("column {name}: ")) && line.contains(says),
+            "{line}"
+        );
+    }
+    // Over several files, and where there are none.
+    let twice = dir.path().join("two");
+    std::fs::create_dir(&twice).unwrap();
+    std::fs::copy(&path, twice.join("a.parquet")).unwrap();
+    std::fs::copy(&path, twice.join("b.parquet")).unwrap();
+    assert_eq!(open(&twice).unwrap().column("w").unwrap().len(), 8);
+    write(dir.path(), "pictures/a.png", &png(&picture(4, 4, 1)));
+    let folder = open(&dir.path().join("pictures")).unwrap();
+    let line = folder.column("w").unwrap_err().to_string();
+    assert!(line.contains("only parquet files have some"), "{line}");
+}

@@ -339,18 +339,125 @@ fn what_can_not_be_printed_is_a_failure_but_for_a_closed_pipe() {
 }
 
 #[test]
-fn splits_taken_for_classes_are_pointed_out() {
+fn parts_for_training_and_for_queries_are_kept_apart() {
     let s = Scratch::new();
     many(&s, &[]);
     fs::create_dir(s.path("splits")).unwrap();
     fs::rename(s.path("many"), s.path("splits/train")).unwrap();
     fs::rename(s.path("pictures"), s.path("splits/val")).unwrap();
     let text = succeeds(&s, "data inspect splits");
-    let apart = "--data splits/train --val splits/val";
-    assert!(text.trim_end().ends_with(apart), "{text}");
+    assert!(
+        text.trim_end().ends_with("npid train --data splits"),
+        "{text}"
+    );
+    assert!(
+        text.contains("splits, queries: folder of 3 pictures"),
+        "{text}"
+    );
     let text = succeeds(&s, &format!("train --data splits {SMALL}"));
-    let apart = "--data splits/train and --val splits/val";
-    assert!(text.contains(apart), "{text}");
+    let apart = "splits: train/ to train on, val/ as the queries of the kNN figure";
+    assert!(text.contains(apart) && text.contains("3 queries"), "{text}");
+    let found = answers(&s, "data inspect splits --json");
+    let both = (&found["kind"], &found["val"]["images"]);
+    assert_eq!(both, (&"folder".into(), &3.into()));
+    // Several paths, in their order, each with what it holds for training.
+    let train = format!("train --data splits/val --data splits/train --out both --json {SMALL}");
+    answers(&s, &train);
+    let config = fs::read_to_string(s.path("both/config.toml")).unwrap();
+    assert!(
+        config.contains("splits/val\",") && config.contains("splits/train\""),
+        "{config}"
+    );
+}
+
+#[test]
+fn every_kind_of_collection_is_recognised() {
+    let s = Scratch::new();
+    let picture = |seed| png(6, 5, seed);
+    fs::write(
+        s.path("list.txt"),
+        "pictures/cats/0.png 1\npictures/dogs/2.png 0\n",
+    )
+    .unwrap();
+    let tar = |members: &[(&str, &[u8])]| {
+        let mut bytes = Vec::new();
+        for (name, content) in members {
+            let mut header = [0; 512];
+            header[..name.len()].copy_from_slice(name.as_bytes());
+            header[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+            header[148..156].fill(b' ');
+            let sum: u64 = header.iter().map(|&b| u64::from(b)).sum();
+            header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            bytes.extend(header);
+            bytes.extend(*content);
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+        }
+        bytes
+    };
+    let members: [(&str, &[u8]); 4] = [
+        ("0.png", &picture(1)),
+        ("0.cls", b"4"),
+        ("1.png", &picture(2)),
+        ("1.cls", b"2"),
+    ];
+    fs::write(s.path("s-00.tar"), tar(&members)).unwrap();
+    fs::write(
+        s.path("data_batch_1.bin"),
+        [&[7u8; 3073][..], &[3; 3073]].concat(),
+    )
+    .unwrap();
+    fs::create_dir(s.path("stl")).unwrap();
+    fs::write(s.path("stl/train_X.bin"), [1; 2 * 27648]).unwrap();
+    fs::write(s.path("stl/train_y.bin"), [1, 10]).unwrap();
+    let mut idx = vec![0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4];
+    idx.extend([9; 24]);
+    fs::write(s.path("x-images-idx3-ubyte"), &idx).unwrap();
+    for (path, kind, classes, size) in [
+        ("pictures", "folder", 2, (24, 20)),
+        ("list.txt", "list file", 2, (24, 20)),
+        ("s-00.tar", "tar shards", 5, (6, 5)),
+        ("s-{00..00}.tar", "tar shards", 5, (6, 5)),
+        ("data_batch_1.bin", "CIFAR-10 binary", 8, (32, 32)),
+        ("stl", "STL-10 binary", 10, (96, 96)),
+        ("x-images-idx3-ubyte", "IDX", 0, (4, 3)),
+    ] {
+        let found = answers(&s, &format!("data inspect {path} --json"));
+        assert_eq!(found["kind"], kind, "{path}");
+        assert_eq!(found["classes"], classes, "{path}");
+        assert_eq!(found["sample"]["unreadable"], 0, "{path}");
+        let sizes = (
+            &found["sample"]["width"]["max"],
+            &found["sample"]["height"]["max"],
+        );
+        assert_eq!(sizes, (&size.0.into(), &size.1.into()), "{path}");
+        let text = succeeds(&s, &format!("data inspect {path}"));
+        assert!(text.contains(&format!("{path}: {kind} of ")), "{text}");
+    }
+    // What each of them answers when it is damaged; nothing is written.
+    fs::write(
+        s.path("list.txt"),
+        "pictures/cats/0.png 1\npictures/no.png 0\n",
+    )
+    .unwrap();
+    fs::write(s.path("s-00.tar"), &tar(&members)[..600]).unwrap();
+    fs::write(s.path("data_batch_1.bin"), [7; 3072]).unwrap();
+    fs::write(s.path("stl/train_X.bin"), [1; 27647]).unwrap();
+    idx[4..16].fill(0xff);
+    fs::write(s.path("x-images-idx3-ubyte"), &idx).unwrap();
+    for (path, says) in [
+        (
+            "list.txt",
+            "list.txt, line 2: pictures/no.png: no such file",
+        ),
+        ("s-00.tar", "s-00.tar: not a whole tar"),
+        ("data_batch_1.bin", "no whole number of CIFAR-10"),
+        ("stl", "no whole number of STL-10"),
+        ("x-images-idx3-ubyte", "its header says 4294967295"),
+    ] {
+        s.refuses(&format!("train --data {path}"), &[says]);
+        s.refuses(&format!("data inspect {path}"), &[says]);
+    }
+    s.refuses("train --data pictures --data ./pictures", &["given twice"]);
 }
 
 #[cfg(unix)]
