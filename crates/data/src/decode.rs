@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn panics_become_errors_and_are_marked() {
         assert!(!is_panic_caught());
-        assert_eq!(catch(|| is_panic_caught()), Some(true));
+        assert_eq!(catch(is_panic_caught), Some(true));
         std::panic::set_hook(Box::new(|_| {}));
         assert_eq!(catch(|| -> u8 { panic!("on purpose") }), None);
         let _ = std::panic::take_hook();

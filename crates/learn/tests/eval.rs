@@ -122,7 +122,15 @@ fn the_figure_the_evaluation_and_the_embedding_agree() {
     fs::copy(from, alone.join("x.png")).unwrap();
     let one = pictures.path().join("one.npy");
     let data = pictures.path().join("alone");
-    let single = eval::embed(&run, &[data.clone()], &one, &options, reference, &mut ()).unwrap();
+    let single = eval::embed(
+        &run,
+        std::slice::from_ref(&data),
+        &one,
+        &options,
+        reference,
+        &mut (),
+    )
+    .unwrap();
     assert_eq!(array(&one), features[at * 4..at * 4 + 4]);
     assert_eq!(table(&single.table)[0].2, "data");
 
@@ -161,7 +169,7 @@ fn held_out_pictures_are_the_embedding_s_val() {
     fs::copy(from, flat.join("a.png")).unwrap();
     let ask = eval::evaluate_knn(
         &run,
-        &[flat.clone()],
+        std::slice::from_ref(&flat),
         None,
         None,
         &options,

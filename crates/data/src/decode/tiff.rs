@@ -35,6 +35,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
     }
 }
 
+/// From the channels of a pixel, in 8 bits each.
+type ToRgb<'a> = dyn Fn(&[u8]) -> [u8; 3] + 'a;
+
 /// Decodes a TIFF; with `palette`, its grey values are indices.
 fn read(bytes: &[u8], palette: bool) -> Result<Picture, PictureError> {
     let reason = |error: TiffError| match &error {
@@ -74,7 +77,7 @@ fn read(bytes: &[u8], palette: bool) -> Result<Picture, PictureError> {
     let layout = decoder.read_image_to_buffer(&mut samples).map_err(reason)?;
     let samples = Samples::of(samples, &layout, colours, (width, height), palette)?;
     let max = u32::from(u8::MAX);
-    let pixel: Box<dyn Fn(&[u8]) -> [u8; 3]> = match (colours, &map) {
+    let pixel: Box<ToRgb<'_>> = match (colours, &map) {
         (ColorType::Gray(_), Some(map)) => {
             // All of red, then green, then blue.
             let entries = map.len() / 3;
