@@ -160,7 +160,7 @@ fn a_bomb_is_refused() {
     webp[size..size + 3].copy_from_slice(&[0xfe, 0xbf, 0xff]);
     webp[size + 3] |= 0x0f;
     let mut tiff = read("rgb-raw.tif");
-    for tag in [0x100u16, 0x101] {
+    for tag in [0x100u16, 0x101, 0x116] {
         let entry = |kind: u16| [tag.to_le_bytes(), kind.to_le_bytes()].concat();
         let (short, long) = (entry(3), entry(4));
         let at = tiff

@@ -344,7 +344,7 @@ fn a_damaged_parquet_file_is_an_error() {
     let whole = std::fs::read(&path).unwrap();
     let mut stream = Stream::new(3, Purpose::Bench, 0, 0, 0);
     let (mut refused, mut read) = (0, 0);
-    for trial in 0..1500 {
+    for trial in 0..600 {
         let mut damaged = whole.clone();
         for _ in 0..=stream.below(2) {
             let at = stream.below(damaged.len() as u64) as usize;
@@ -367,7 +367,7 @@ fn a_damaged_parquet_file_is_an_error() {
             }
         }
     }
-    assert!(refused > 100 && read > 100, "{refused} {read}");
+    assert!(refused > 50 && read > 50, "{refused} {read}");
 }
 
 #[test]
