@@ -86,12 +86,14 @@ pub fn reduce(graph: &Graph, callable: &str, args: &[Id]) -> Result<Node, Refusa
         "torch._utils._rebuild_tensor_v2"
         | "torch._utils._rebuild_tensor"
         | "torch._utils._rebuild_tensor_v3" => tensor(graph, callable, args)?,
-        "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
-            match arg(0) {
-                Some(Node::Tensor(tensor)) => Node::Tensor(tensor.clone()),
-                _ => return Err("a parameter that isn't a tensor".into()),
-            }
-        }
+        // The last two: modules that PyTorch 0.4 and earlier pickled whole.
+        "torch._utils._rebuild_parameter"
+        | "torch._utils._rebuild_parameter_with_state"
+        | "torch.nn.parameter.Parameter"
+        | "torch.autograd.variable.Variable" => match arg(0) {
+            Some(Node::Tensor(tensor)) => Node::Tensor(tensor.clone()),
+            _ => return Err("a parameter that isn't a tensor".into()),
+        },
         "torch.Size"
         | "builtins.tuple"
         | "builtins.list"
