@@ -1,5 +1,5 @@
-//! The rules. Where a constant isn't the paper's or MMSelfSup's it was tried out; the comments say
-//! on what.
+//! The rules. Constants that are neither the paper's nor MMSelfSup's are judgement; where one was
+//! tried, a comment says on what.
 
 use npid_data::augment::{
     ColorJitter, Extent, Interpolation, JitterRange, Normalize, RandomGrayscale,
@@ -327,7 +327,7 @@ fn two_digits(value: f64) -> usize {
 
 fn learning_rate(n: usize, batch: usize, chooser: &mut Chooser) {
     let (rate, at, whose) = match n {
-        0..5_000 => (0.1, 32.0, "tried on few pictures"),
+        0..5_000 => (0.1, 32.0, "as for the patterns"),
         5_000..200_000 => (0.03, 128.0, "the paper's for CIFAR-10"),
         _ => (0.03, 256.0, "the paper's for ImageNet"),
     };
@@ -366,6 +366,9 @@ fn head(n: usize, chooser: &mut Chooser) {
             "negatives for each picture, drawn in every step",
         );
     }
+    // Tried on 500 pictures of CIFAR-10 (width 8, 100 epochs of batches of 32, lr 0.1, one seed): kNN
+    // top-1 32.4 % at 0.1 and 29.8 % at 0.5, where pixels have 35.2 % and the untrained network 17.1 %.
+    // (The built-in patterns want 0.5 instead; photographs are nearer to CIFAR's.)
     let (tau, reason) = match n {
         0..5_000 => (0.2, "softer than the paper's, which is for more pictures"),
         _ if n <= EXACT => (0.1, "the paper's for CIFAR-10"),
