@@ -69,6 +69,7 @@ type = "SoftmaxHead"
 temperature = 0.5
 [model.memory_bank]
 type = "SimpleMemory"
+init = "features"
 [data]
 path = "{pictures}"
 size = {size}
@@ -80,10 +81,10 @@ pipeline = [
 ]
 [optimizer]
 type = "SGD"
-lr = 0.02
+lr = 0.01
 momentum = 0.9
 [runner]
-max_epochs = 2
+max_epochs = 5
 [evaluation]
 interval = 0
 """
@@ -157,7 +158,7 @@ class Case:
         missing, unexpected = model.load_state_dict(weights, strict=False)
         assert sorted(missing) == ["fc.bias", "fc.weight"] and unexpected == [], (missing, unexpected)
         counters = [v for k, v in weights.items() if k.endswith("num_batches_tracked")]
-        assert all(v.dtype == torch.int64 and v.shape == () and v == 10 for v in counters)
+        assert all(v.dtype == torch.int64 and v.shape == () and v == 25 for v in counters)
         assert all(torch.equal(v, weights[k]) for k, v in load_file(self.folder / "backbone.safetensors").items())
         model.eval()
         body = torch.nn.Sequential(*list(model.children())[:-2])
@@ -209,7 +210,7 @@ class Case:
             results["timm, pooled"] = off(self.timm(), pooled)
         print(f"{self.name}: D {self.embedded.shape[1]}, spread {spread:.2f}; "
               + "; ".join(f"{k} {v:.1e}" for k, v in results.items()))
-        return spread > 0.02 and all(v < TOLERANCE for v in results.values())
+        return spread > 0.05 and all(v < TOLERANCE for v in results.values())
 
 
 def torchvision_model(depth, weights, style):
