@@ -223,8 +223,16 @@ fn a_model_with_a_neck_gives_the_embedding() {
 #[test]
 fn a_model_of_bottlenecks_gives_the_embedding() {
     let network = "--set model.backbone.base_channels=2 --set model.backbone.depth=50 \
-                   --set model.neck.norm=false";
+                   --set model.backbone.style=caffe --set model.neck.norm=false \
+                   --set model.head.type=NCEHead --set model.neg_num=4";
     models_give_the_embedding(network, [64, 1, 1]);
+}
+
+#[test]
+fn a_model_with_a_neck_of_two_layers_gives_the_embedding() {
+    let network =
+        format!("{NARROW} --set model.neck.type=NonLinearNeck --set model.neck.hid_channels=6");
+    models_give_the_embedding(&network, [16, 2, 2]);
 }
 
 #[test]
