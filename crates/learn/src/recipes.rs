@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 use crate::config::load::{did_you_mean, end};
+use crate::config::mmselfsup::{self, Translation};
 
 /// A configuration's text and where it comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recipe {
     /// An embedded recipe's name, or the file's name without its ending.
     pub name: String,
@@ -14,6 +15,8 @@ pub struct Recipe {
     pub path: Option<PathBuf>,
     /// TOML.
     pub text: String,
+    /// How the text came about, if the file is a configuration of MMSelfSup.
+    pub translation: Option<Translation>,
 }
 
 macro_rules! embedded {
@@ -37,6 +40,12 @@ pub const EMBEDDED: [(&str, &str); 8] = [
     embedded!("npid-nce4096_resnet50_b256-steplr-200e_in1k"),
 ];
 
+/// Endings of recipes' files.
+const FILES: [&str; 2] = ["toml", "py"];
+
+/// Endings of files that somebody may take for a recipe.
+const WEIGHTS: [&str; 3] = ["pth", "pt", "safetensors"];
+
 /// The recipe of this name, or in this file.
 ///
 /// # Errors
@@ -47,10 +56,12 @@ pub fn find(name: &str) -> Result<Recipe, Error> {
             name: (*name).to_string(),
             path: None,
             text: (*text).to_string(),
+            translation: None,
         });
     }
     let path = Path::new(name);
-    if path.exists() || name.ends_with(".toml") {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    if path.exists() || ending.is_some_and(|e| FILES.contains(&e) || WEIGHTS.contains(&e)) {
         return read(path);
     }
     let names = EMBEDDED.iter().map(|(known, _)| *known);
@@ -61,18 +72,35 @@ pub fn find(name: &str) -> Result<Recipe, Error> {
     )))
 }
 
-/// The recipe in a file.
+/// The recipe in a file: TOML, or MMSelfSup's Python (`.py`), which is translated.
 ///
 /// # Errors
-/// If it can't be read as text.
+/// If it can't be read as text; as [`mmselfsup::translate`].
 pub fn read(path: &Path) -> Result<Recipe, Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::input(format!("{}: cannot be read ({error})", path.display())))?;
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    if ending.is_some_and(|ending| WEIGHTS.contains(&ending)) {
+        return Err(Error::input(format!(
+            "{}: is a file of weights, not a recipe; npid train --resume RUN goes on with a run, \
+             and model.backbone.init_cfg begins from weights",
+            path.display()
+        )));
+    }
+    let translation = match ending {
+        Some("py") => Some(mmselfsup::translate(path)?),
+        _ => None,
+    };
+    let text = match &translation {
+        Some(translation) => translation.text.clone(),
+        None => std::fs::read_to_string(path).map_err(|error| {
+            Error::input(format!("{}: cannot be read ({error})", path.display()))
+        })?,
+    };
     let stem = path.file_stem().map(|stem| stem.to_string_lossy());
     Ok(Recipe {
         name: stem.map_or_else(|| "run".to_string(), String::from),
         path: Some(path.to_path_buf()),
         text,
+        translation,
     })
 }
 

@@ -53,7 +53,8 @@ pub enum Command {
 /// Flags of `npid train`.
 #[derive(Debug, Args)]
 pub struct Train {
-    /// Name of a recipe, or a TOML file [default: settings derived from --data, else `patterns`]
+    /// Name of a recipe, a TOML file, or MMSelfSup's Python configuration [default: settings
+    /// derived from --data, else `patterns`]
     pub recipe: Option<String>,
     /// Pictures to train on: a folder (sub-folders are classes, or none), a list file, a parquet
     /// file or a folder of them, tar shards, CIFAR, STL-10 or IDX files; may be repeated
@@ -65,7 +66,7 @@ pub struct Train {
     pub val: Vec<PathBuf>,
     /// The run's folder; a taken name gets a number [default: runs/RECIPE, or runs/ and the name of
     /// --data]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, alias = "work-dir", value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Go on with the run in this folder, by the configuration saved there
     #[arg(long, value_name = "DIR", conflicts_with_all = ["recipe", "data", "val", "out", "set"])]
@@ -85,6 +86,9 @@ pub struct Train {
     /// List the embedded recipes and exit
     #[arg(long)]
     pub list_recipes: bool,
+    /// Print the configuration with every key, as TOML, and exit
+    #[arg(long, conflicts_with = "resume")]
+    pub print_config: bool,
     #[command(flatten)]
     pub machine: Machine,
     #[command(flatten)]

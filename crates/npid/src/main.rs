@@ -28,6 +28,7 @@ mod out;
 mod plan;
 mod stop;
 mod train;
+mod translated;
 
 use std::process::ExitCode;
 

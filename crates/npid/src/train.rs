@@ -6,7 +6,7 @@ use std::time::Duration;
 use npid_data::source::first_readable;
 use npid_engine::{Description, Engine, Sizes};
 use npid_learn::collections::Collections;
-use npid_learn::config::Paths;
+use npid_learn::config::{Paths, Pipeline};
 use npid_learn::config::load::load;
 use npid_learn::derive::{Choice, Facts, SAMPLE, derive};
 use npid_learn::plan::Plan;
@@ -18,7 +18,7 @@ use crate::args::Train;
 use crate::display::{Display, duration};
 use crate::engine::{engine, threads};
 use crate::out::{self, count};
-use crate::{plan, stop};
+use crate::{plan, stop, translated};
 
 /// The recipe for the built-in pictures.
 const BUILT_IN: &str = "patterns";
@@ -31,6 +31,9 @@ pub fn run(args: &Train) -> Result<(), Error> {
     if args.list_recipes {
         list_recipes(args.output.json);
         return Ok(());
+    }
+    if args.print_config {
+        return print_config(args);
     }
     let mut display = Display::new(args.output.json);
     let options = Options {
@@ -52,6 +55,7 @@ pub fn run(args: &Train) -> Result<(), Error> {
             if args.dry_run && args.output.json {
                 return out::json(&foreseen);
             }
+            settings.notes.iter().for_each(|note| display.line(note));
             let derived = settings.derived.is_some();
             for line in foreseen.iter().flat_map(|plan| plan::lines(plan, derived)) {
                 display.line(&line);
@@ -88,6 +92,8 @@ struct Settings {
     out: PathBuf,
     /// Where the configuration was derived from the pictures: what was seen, and the choices.
     derived: Option<(Facts, Vec<Choice>)>,
+    /// What there is to say where another program's configuration was translated, a line each.
+    notes: Vec<String>,
 }
 
 /// What a run of these settings will be.
@@ -135,8 +141,16 @@ fn settings(args: &Train) -> Result<Settings, Error> {
     if val.is_some() {
         config.data.val = val;
     }
+    let notes = match &recipe.translation {
+        None => Vec::new(),
+        Some(translation) => {
+            let other = !args.data.is_empty() || setting(&args.set, "data.path").is_some();
+            translated::settle(translation, args, other, &mut config)?
+        }
+    };
     // The embedded recipes but one are settings for pictures that somebody has.
-    if config.data.path.is_none() && recipe.path.is_none() && recipe.name != BUILT_IN {
+    let none = config.data.path.is_none() && recipe.path.is_none() && recipe.name != BUILT_IN;
+    if none && !args.print_config {
         return Err(Error::input(format!(
             "--data: recipe {} needs pictures; say where they are with --data PATH",
             recipe.name
@@ -147,6 +161,7 @@ fn settings(args: &Train) -> Result<Settings, Error> {
         config,
         out,
         derived: None,
+        notes,
     })
 }
 
@@ -190,6 +205,7 @@ fn derived(args: &Train, path: Paths, val: Option<Paths>) -> Result<Settings, Er
         config,
         out,
         derived: Some((facts, derived.choices)),
+        notes: Vec::new(),
     })
 }
 
@@ -211,6 +227,22 @@ fn run_name(paths: &Paths) -> PathBuf {
     let above = path.parent().and_then(Path::file_name);
     let name = if split { above.or(name) } else { name };
     Path::new("runs").join(name.unwrap_or("pictures".as_ref()))
+}
+
+/// Prints the configuration that the flags ask for, every key and transform written out.
+fn print_config(args: &Train) -> Result<(), Error> {
+    let Settings {
+        mut config, notes, ..
+    } = settings(args)?;
+    for note in notes {
+        out::complain(format_args!("{note}"));
+    }
+    config.data.pipeline = Pipeline::List(config.pipeline()?.steps().to_vec());
+    if args.output.json {
+        return out::json(&config);
+    }
+    out::line(format_args!("{}", config.to_toml()?.trim_end()));
+    Ok(())
 }
 
 /// The last of the `--set` flags that sets `key`.

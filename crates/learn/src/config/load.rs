@@ -40,7 +40,11 @@ pub fn load(recipe: &Recipe, sets: &[String]) -> Result<Config, Error> {
                 invalid.message(),
                 elsewhere(key, &base)
             )),
-            None => Error::input(format!("{}: {}", recipe.origin(), invalid.message())),
+            None => Error::input(format!(
+                "{}: {}",
+                recipe.blame(&invalid.key),
+                invalid.message()
+            )),
         }
     })
 }
@@ -314,6 +318,15 @@ impl Recipe {
         match &self.path {
             Some(path) => path.display().to_string(),
             None => format!("recipe {}", self.name),
+        }
+    }
+
+    /// What messages about this key call it: with the line, if another format has been translated.
+    fn blame(&self, key: &str) -> String {
+        let translation = self.translation.as_ref();
+        match translation.and_then(|translation| translation.place(key)) {
+            Some(place) => place.to_string(),
+            None => self.origin(),
         }
     }
 }

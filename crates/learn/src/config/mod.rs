@@ -10,6 +10,7 @@ mod fit;
 mod fit_tests;
 mod init_cfg;
 pub mod load;
+pub mod mmselfsup;
 mod parts;
 mod paths;
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub(super) fn small() -> Recipe {
         name: "small".into(),
         path: None,
         text: include_str!("test_recipe.toml").into(),
+        ..Recipe::default()
     }
 }
 
@@ -73,6 +74,7 @@ fn every_embedded_recipe_describes_a_method_and_repeats_itself() {
             name: "config".into(),
             path: Some("config.toml".into()),
             text: resolved.to_toml().unwrap(),
+            ..Recipe::default()
         };
         let reread = load(&again, &[]).unwrap();
         assert_eq!(reread, resolved, "{name}");

@@ -68,6 +68,7 @@ pub fn config(pictures: &Path, sets: &[&str]) -> Config {
         name: "tiny".into(),
         path: None,
         text: RECIPE.into(),
+        ..Recipe::default()
     };
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
     let mut config = load(&recipe, &sets).unwrap();

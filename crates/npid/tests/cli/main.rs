@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod export;
 mod import;
+mod mmselfsup;
 mod plan;
 mod run;
 mod scratch;
