@@ -147,6 +147,7 @@ pub fn derive(facts: &Facts, cores: usize, sets: &[String]) -> Result<Derived, E
         name: "derived from the pictures".to_string(),
         path: None,
         text,
+        ..Recipe::default()
     };
     // The flags again: load names the one that is wrong.
     let config = load(&recipe, sets)?;
