@@ -26,6 +26,7 @@ fn repeats(sets: &[&str]) {
         name: "config".into(),
         path: None,
         text: resolved.to_toml().unwrap(),
+        ..Recipe::default()
     };
     let reread = load(&again, &[]).unwrap();
     assert_eq!(reread, resolved);
