@@ -80,8 +80,8 @@ pub fn read(path: &Path) -> Result<Recipe, Error> {
     let ending = path.extension().and_then(|ending| ending.to_str());
     if ending.is_some_and(|ending| WEIGHTS.contains(&ending)) {
         return Err(Error::input(format!(
-            "{}: is a file of weights, not a recipe; npid train --resume RUN goes on with a run, \
-             and model.backbone.init_cfg begins from weights",
+            "{}: is a file of weights, not a recipe; npid import makes a run of it, and \
+             model.backbone.init_cfg begins from its weights",
             path.display()
         )));
     }
