@@ -119,12 +119,18 @@ fn unusual_graphs_have_the_references_gradients() {
         for mut cpu in engines(&description) {
             let got = gradient(&mut cpu, 4);
             assert!((got - loss).abs() < 1e-4, "{name}: loss {got}, not {loss}");
-            for entry in cpu.state().iter().filter(|e| !e.saved()) {
+            let state = cpu.state();
+            let gradients = || state.iter().filter(|e| !e.saved());
+            // A bias before a batch norm has a gradient of 0: what cancels there is as large as
+            // any other.
+            let all = gradients().flat_map(|e| reference.read(&e.name).unwrap());
+            let everywhere = all.fold(0f32, |a, b| a.max(b.abs()));
+            for entry in gradients() {
                 let want = reference.read(&entry.name).unwrap();
                 let largest = want.iter().fold(1e-3f32, |a, b| a.max(b.abs()));
                 for (got, want) in cpu.read(&entry.name).unwrap().iter().zip(&want) {
                     assert!(
-                        (got - want).abs() < 1e-3 * largest + 1e-4,
+                        (got - want).abs() < 1e-3 * largest + 1e-4 * everywhere.max(1.0),
                         "{name}: {} is {got}, not {want} ({})",
                         entry.name,
                         cpu.info().device

@@ -127,6 +127,8 @@ struct Bank {
     /// The NCE head's ln Z.
     log_z: f32,
     partials: Partials,
+    /// Packed features of exact softmax.
+    panels: Buffer,
     pending_rows: Vec<u64>,
     pending_features: Vec<f32>,
     scratch: Vec<f32>,
@@ -196,8 +198,8 @@ impl Cpu {
                 Ok(compiled)
             })
             .collect::<Result<Vec<_>, Error>>()?;
-        let bank =
-            (description.method.as_ref()).map(|m| Bank::new(m, description.seed, sizes.batch));
+        let bank = (description.method.as_ref())
+            .map(|m| Bank::new(m, description.seed, sizes.batch, lanes));
         Ok(Cpu {
             input: InputTable::new(mean, std),
             arena: Buffer::new(program.arena_len),
@@ -312,7 +314,9 @@ impl Cpu {
                 });
                 let drawn = || drawn.expect("a head that samples has a sampler");
                 let value = match method.head {
-                    Head::Softmax { .. } => comparison.softmax(partials, gradient),
+                    Head::Softmax { .. } => {
+                        comparison.softmax(partials, &mut bank.panels, gradient)
+                    }
                     Head::Contrastive { .. } => comparison.contrastive(drawn(), partials, gradient),
                     Head::Nce {
                         z_momentum,
@@ -349,22 +353,26 @@ impl Cpu {
 }
 
 impl Bank {
-    fn new(method: &Npid, seed: u64, batch: usize) -> Self {
+    fn new(method: &Npid, seed: u64, batch: usize, lanes: usize) -> Self {
         let (n, dim) = (method.memory_bank.length, method.memory_bank.feat_dim);
         let mut rows = Vec::with_capacity(n * dim);
         for row in 0..n {
             rows.extend(random_row(row as u64, dim, seed));
         }
-        let segments = match method.head {
-            Head::Softmax { .. } => heads::row_segments(n).count(),
+        let (segments, panels) = match method.head {
+            Head::Softmax { .. } => (
+                heads::row_segments(n).count(),
+                heads::panels_len(batch, dim, lanes),
+            ),
             Head::Contrastive { .. } | Head::Nce { .. } => {
-                heads::negative_segments(method.neg_num).count()
+                (heads::negative_segments(method.neg_num).count(), 0)
             }
         };
         Bank {
             rows,
             log_z: f32::NEG_INFINITY,
             partials: Partials::new(segments, batch, dim),
+            panels: Buffer::new(panels),
             pending_rows: Vec::with_capacity(batch),
             pending_features: Vec::with_capacity(batch * dim),
             scratch: vec![0.0; batch * dim],
@@ -375,7 +383,7 @@ impl Bank {
 impl Engine for Cpu {
     fn info(&self) -> Info {
         let bank = self.bank.as_ref().map_or(0, |b| {
-            b.rows.len() * 4 + b.partials.bytes() + b.scratch.len() * 8
+            b.rows.len() * 4 + b.partials.bytes() + b.panels.len() * 4 + b.scratch.len() * 8
         });
         let buffers = self.arena.len() + self.packed.len() + self.workspace.len();
         let bank = bank + self.candidates.excluded().len();

@@ -442,6 +442,15 @@ mod x86 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(i))
             }
         }
+        // In the order of the default: i and i + 4, then i and i + 2, then the last two.
+        #[inline(always)]
+        unsafe fn sum(v: __m256) -> f32 {
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
         #[inline(always)]
         unsafe fn prefetch(p: *const f32) {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
@@ -527,6 +536,14 @@ mod x86 {
             unsafe {
                 let i = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<23>(i))
+            }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: __m512) -> f32 {
+            unsafe {
+                let upper = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v));
+                let low = _mm512_castps512_ps256(v);
+                Avx2::sum(_mm256_add_ps(low, _mm256_castpd_ps(upper)))
             }
         }
         #[inline(always)]

@@ -50,6 +50,40 @@ pub unsafe fn multiply<S: Simd, const M: usize, const NV: usize>(
     }
 }
 
+/// acc[i][:] += Σ_c a[c · stride + i] · b[c · step ..]: [`multiply`] with A's rows in columns.
+///
+/// # Safety
+/// `a` must hold M numbers at each multiple of `stride` below k·stride, and `b` NV vectors at each
+/// multiple of `step` below k·step.
+#[inline(always)]
+pub unsafe fn multiply_columns<S: Simd, const M: usize, const NV: usize>(
+    acc: &mut Acc<S, M, NV>,
+    a: *const f32,
+    stride: usize,
+    k: usize,
+    b: *const f32,
+    step: usize,
+) {
+    let (mut a, mut b) = (a, b);
+    for _ in 0..k {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut row = [S::zero(); NV];
+            for (v, r) in row.iter_mut().enumerate() {
+                *r = S::load(b.add(v * S::LANES));
+            }
+            for i in 0..M {
+                let x = S::splat(*a.add(i));
+                for v in 0..NV {
+                    acc[i][v] = S::fma(x, row[v], acc[i][v]);
+                }
+            }
+            a = a.wrapping_add(stride);
+            b = b.wrapping_add(step);
+        }
+    }
+}
+
 /// Writes one row of accumulators to `width` numbers (added to what is there if `accumulate`).
 ///
 /// # Safety

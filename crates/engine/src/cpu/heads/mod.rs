@@ -13,7 +13,7 @@ use super::simd::{Isa, Simd};
 use super::threads::parallel;
 pub use nce::Nce;
 pub use negatives::{Drawn, segments as negative_segments};
-pub use softmax::segments as row_segments;
+pub use softmax::{panels_len, segments as row_segments};
 
 /// What a pass over the bank needs.
 pub struct Comparison<'a> {
