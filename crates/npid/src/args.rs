@@ -299,6 +299,60 @@ pub enum Data {
 pub enum Bench {
     /// A training step: ResNet, linear layer, exact softmax over the bank, SGD, bank update.
     Step(Step),
+    /// The memory bank's part of a step alone: loss, feature gradient, update.
+    Bank(BankArgs),
+}
+
+/// Flags of `npid bench bank`.
+#[derive(Debug, Args)]
+pub struct BankArgs {
+    /// Rows of the memory bank
+    #[arg(long, default_value_t = 1_281_167, value_parser = at_least_one)]
+    pub rows: usize,
+    /// Dimension of the features
+    #[arg(long, default_value_t = 128, value_parser = at_least_one)]
+    pub dim: usize,
+    /// Images of a step
+    #[arg(long, default_value_t = 32, value_parser = at_least_one)]
+    pub batch: usize,
+    /// Negatives of an image; exact softmax has none
+    #[arg(long, default_value_t = 65_536, value_parser = at_least_one)]
+    pub neg_num: usize,
+    /// What compares features with rows
+    #[arg(long, value_enum, default_value_t = HeadArg::Contrastive)]
+    pub head: HeadArg,
+    /// Steps that are timed
+    #[arg(long, default_value_t = 7, value_parser = at_least_one)]
+    pub steps: usize,
+    /// Steps before those
+    #[arg(long, default_value_t = 2)]
+    pub warmup: usize,
+    #[command(flatten)]
+    pub machine: Machine,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `--head`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HeadArg {
+    /// Cross entropy of the own row against sampled ones.
+    Contrastive,
+    /// Noise-contrastive estimation against sampled ones.
+    Nce,
+    /// Exact softmax over all rows.
+    Softmax,
+}
+
+impl HeadArg {
+    /// As it is given.
+    pub fn name(self) -> &'static str {
+        match self {
+            HeadArg::Contrastive => "contrastive",
+            HeadArg::Nce => "nce",
+            HeadArg::Softmax => "softmax",
+        }
+    }
 }
 
 /// Flags of `npid bench step`.

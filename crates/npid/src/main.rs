@@ -75,5 +75,6 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),
+        Command::Bench(Bench::Bank(args)) => bench::bank(&args),
     }
 }

@@ -58,3 +58,44 @@ fn its_keys_are_those_of_the_scripts_it_is_read_beside() {
         assert!(line["median_s"].as_f64() >= line["min_s"].as_f64());
     }
 }
+
+#[test]
+fn the_banks_loss_and_gradient_are_the_reference_engines() {
+    let s = Scratch::new();
+    for head in [
+        "contrastive --neg-num 300",
+        "nce --neg-num 40",
+        "softmax --batch 19",
+    ] {
+        let [cpu, reference] =
+            ["cpu", "reference"].map(|device| {
+                let arguments = format!(
+                "bench bank --rows 700 --dim 24 --batch 5 --steps 3 --warmup 1 --threads 2 --json \
+                 --device {device} --head {head}"
+            )
+            .replace("--batch 5", if head.contains("--batch") { "" } else { "--batch 5" });
+                let output = s.npid(&arguments).output().unwrap();
+                assert!(output.status.success());
+                serde_json::from_slice::<Value>(&output.stdout).unwrap()
+            });
+        for key in ["loss", "gradient_norm"] {
+            let of = |line: &Value| line[key].as_f64().unwrap();
+            let (got, want) = (of(&cpu), of(&reference));
+            assert!(
+                (got - want).abs() < 1e-4 * want,
+                "{head}: {key} {got}, not {want}"
+            );
+        }
+        for key in [
+            "rows",
+            "dim",
+            "batch",
+            "neg_num",
+            "median_ms",
+            "min_ms",
+            "extra_mb",
+        ] {
+            assert!(cpu.get(key).is_some(), "{key}: {cpu}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! `npid bench`: timings with the keys of the scripts that time PyTorch on the same work.
+//! `npid bench step`: a training step, or a forward pass.
 
 use std::time::Instant;
 
@@ -11,6 +11,7 @@ use npid_network::philox::{Purpose, Stream};
 use npid_network::resnet::{InitCfg, ResNet, Stem};
 use serde_json::json;
 
+use super::{median, peak_mb, round};
 use crate::args::{StemArg, Step};
 use crate::engine::{engine, threads};
 
@@ -48,12 +49,7 @@ pub fn step(args: &Step) -> Result<(), Error> {
             times.push(start.elapsed().as_secs_f64());
         }
     }
-    times.sort_by(f64::total_cmp);
-    let middle = times.len() / 2;
-    let median = match times.len() % 2 {
-        0 => (times[middle - 1] + times[middle]) / 2.0,
-        _ => times[middle],
-    };
+    let median = median(&mut times);
     let info = engine.info();
     let line = json!({
         "peer": concat!("npid ", env!("CARGO_PKG_VERSION")),
@@ -210,21 +206,4 @@ impl Work {
         self.loss = losses.first().map(|loss| loss.value);
         Ok(())
     }
-}
-
-/// The largest resident size of this process so far, in millions of bytes, where the operating
-/// system says it in a file.
-fn peak_mb() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    // The scripts it is held against divide by 1000 as well.
-    Some(kib / 1e3)
-}
-
-fn round(value: f64, digits: i32) -> f64 {
-    let scale = 10f64.powi(digits);
-    (value * scale).round() / scale
 }
