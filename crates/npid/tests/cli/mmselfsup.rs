@@ -171,7 +171,7 @@ fn what_is_not_understood_is_named() {
         &["is a file of weights, not a recipe"],
     );
     s.refuses(
-        &format!("{RUN} --print-config --resume runs/a"),
+        "train --print-config --resume runs/a",
         &["--print-config", "--resume"],
     );
 }
