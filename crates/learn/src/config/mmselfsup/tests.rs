@@ -742,7 +742,7 @@ fn pictures_that_are_not_there_are_named() {
     };
     let said = here(OLD).check_pictures().unwrap_err().to_string();
     assert!(
-        said.contains("a.py, line 33: data.train.data_source.ann_file is "),
+        said.contains("a.py, line 31: data.train.data_source.ann_file is "),
         "{said}"
     );
     assert!(said.contains("--data PATH, a folder or a list"), "{said}");
