@@ -4,8 +4,8 @@
 //! content alone. The row is the picture's identity everywhere: in the memory bank, in the
 //! shuffled order, in the draws of the augmentation and in every file npid writes.
 //!
-//! One file below this module holds one kind of source. [`layout`] finds out what a path holds, and
-//! [`open`](mod@open) makes sources of that; a further kind is a file here, a [`layout::Kind`] and
+//! One file below this module holds one kind of source. `layout` finds out what a path holds, and
+//! `open` makes sources of that; a further kind is a file here, a `layout::Kind` and
 //! an arm in `open`.
 
 mod brace;

@@ -15,11 +15,11 @@ use npid_learn::trainer::{self, Summary};
 use pictures::{Set, write, write_parquet};
 use safetensors::SafeTensors;
 
-/// Trains on `data`; its metrics without clocks, and its tensors.
-fn train(
-    data: &[PathBuf],
-    out: &Path,
-) -> (Vec<serde_json::Value>, Vec<(String, Vec<u8>)>, Vec<String>) {
+/// A run's metrics without clocks, its tensors, and what it said.
+type Run = (Vec<serde_json::Value>, Vec<(String, Vec<u8>)>, Vec<String>);
+
+/// Trains on `data`.
+fn train(data: &[PathBuf], out: &Path) -> Run {
     let sets = ["runner.max_epochs=2", "data.batch_size=4"];
     let mut config = config(Path::new(""), &sets);
     config.data.path = Paths::new(data.to_vec());

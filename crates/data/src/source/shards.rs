@@ -23,7 +23,7 @@ const MAX_LABEL: u64 = 1 << 20;
 /// A row is a sample: consecutive members with one key, of which one is a picture by its ending.
 /// Where there are several, those with further parts before the ending (`0001.mask.png`) give way
 /// to those without (`0001.jpg`), and of these the first counts. A sample's label is the content of
-/// its `.cls`, or `label`, `cls` or `class` in its `.json`; see [`Labels`] for what labels are.
+/// its `.cls`, or `label`, `cls` or `class` in its `.json`; see `Labels` for what labels are.
 /// Rows are in the order of the shards and of the members in them.
 pub struct ShardSource {
     shards: Vec<Shard>,

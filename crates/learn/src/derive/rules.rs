@@ -259,7 +259,7 @@ fn reasons(facts: &Facts, cores: usize, rung: Rung, cost: f64, chooser: &mut Cho
     let size = match rung.stem {
         Stem::Cifar => pictures,
         Stem::ImageNet if last.is_some_and(|last| last.size == rung.size) => {
-            format!("{pictures}; more gains little for {} of them", facts.images)
+            format!("{pictures}; more gains little at {}", facts.images)
         }
         Stem::ImageNet => format!("{pictures}; more takes {cores} too long"),
     };
