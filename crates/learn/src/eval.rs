@@ -59,16 +59,8 @@ impl Trained {
         warnings.iter().for_each(|text| progress.warning(text));
         // The method is left out below: any length that a configuration may have will do.
         let length = (config.model.memory_bank.length).unwrap_or(config.data.batch_size.max(2));
-        let mut description = method::describe(&config, length)?;
-        description.method = None;
-        description.optimizer.momentum = 0.0;
-        description.optimizer.nesterov = false;
-        let sizes = Sizes {
-            batch: config.data.batch_size,
-            height: config.data.size,
-            width: config.data.size,
-        };
-        let mut engine = make_engine(&description, sizes)?;
+        let description = method::without_method(method::describe(&config, length)?);
+        let mut engine = make_engine(&description, method::sizes(&config))?;
         checkpoint.load_into(engine.as_mut(), false)?;
         Ok(Trained {
             folder,

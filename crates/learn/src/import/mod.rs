@@ -157,16 +157,9 @@ where
     let mut description = method::describe(&config, images)?;
     description.neg_weights = neg_weights::of(&config, collections.train.as_ref())?;
     if found.kind == Kind::Network {
-        description.method = None;
-        description.optimizer.momentum = 0.0;
-        description.optimizer.nesterov = false;
+        description = method::without_method(description);
     }
-    let sizes = Sizes {
-        batch: config.data.batch_size,
-        height: config.data.size,
-        width: config.data.size,
-    };
-    let mut engine = make_engine(&description, sizes)?;
+    let mut engine = make_engine(&description, method::sizes(&config))?;
     let matched = network(engine.as_mut(), &found)?;
     progress.note(&format!(
         "{}: {}",

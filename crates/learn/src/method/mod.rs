@@ -5,6 +5,7 @@
 //! loss asks f to be nearest to that one. After the step the image's row moves towards f.
 //! Equations and derived gradients are in `docs/method.md`.
 
+use npid_engine::Sizes;
 use npid_network::graph::Network;
 use npid_network::init;
 use npid_network::method::{Description, Head, Lars, MemoryBank, Npid, Sgd};
@@ -47,6 +48,23 @@ pub fn describe(config: &Config, images: usize) -> Result<Description, Error> {
     };
     description.check()?;
     Ok(description)
+}
+
+/// Leaves the network alone: no bank, and an optimiser that keeps nothing.
+pub fn without_method(mut description: Description) -> Description {
+    description.method = None;
+    description.optimizer.momentum = 0.0;
+    description.optimizer.nesterov = false;
+    description
+}
+
+/// What an engine is compiled for to train by `config`.
+pub fn sizes(config: &Config) -> Sizes {
+    Sizes {
+        batch: config.data.batch_size,
+        height: config.data.size,
+        width: config.data.size,
+    }
 }
 
 /// Backbone, neck and L2 norm. Parameters are called `backbone.*` (torchvision's names) and

@@ -48,12 +48,7 @@ where
     let mut description = method::describe(config, collections.train.len())?;
     description.neg_weights = neg_weights::of(config, collections.train.as_ref())?;
     full_batch(config, collections, options)?;
-    let sizes = Sizes {
-        batch: config.data.batch_size,
-        height: config.data.size,
-        width: config.data.size,
-    };
-    make_engine(&description, sizes)
+    make_engine(&description, method::sizes(config))
 }
 
 /// Reads pictures until there are enough for one batch, which in most collections are the first.

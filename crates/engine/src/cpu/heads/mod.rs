@@ -84,16 +84,10 @@ impl Comparison<'_> {
         positive: bool,
         gradient: &mut [f32],
     ) -> f32 {
-        let (count, dim, stride) = (self.count(), self.dim, partials.stride);
-        let mut losses = vec![0f64; count];
-        let (to, losses_to) = (Ptr::of(gradient), SharedF64(losses.as_mut_ptr()));
+        let (count, stride) = (self.count(), partials.stride);
         let all = partials.buffer.as_slice();
-        parallel(count, |b| {
-            // SAFETY: each image has its own gradient and loss.
-            let (g, loss) = unsafe { (to.add(b * dim).slice_mut(dim), losses_to.at(b)) };
-            let v = &self.bank[self.rows[b] as usize * dim..][..dim];
-            let f = &self.features[b * dim..][..dim];
-            let s = f64::from(super::feature::dot(f, v)) / f64::from(self.temperature);
+        self.mean_loss(gradient, |b, _, v, g| {
+            let s = self.own_logit(b);
             let part = |i: usize| &all[(i * count + b) * stride..][..stride];
             let mut max = if positive { s } else { f64::NEG_INFINITY };
             for i in 0..segments {
@@ -110,14 +104,45 @@ impl Comparison<'_> {
                     *g += weight as f32 * p;
                 }
             }
-            *loss = max + sum.ln() - s;
             let inv = (1.0 / sum) as f32;
             let factor = 1.0 / (self.temperature * count as f32);
             g.iter_mut()
                 .zip(v)
                 .for_each(|(g, v)| *g = (*g * inv - v) * factor);
+            max + sum.ln() - s
+        })
+    }
+
+    /// The mean of what `loss` says of each image, given its number, feature, own row and the place
+    /// of its gradient.
+    fn mean_loss(
+        &self,
+        gradient: &mut [f32],
+        loss: impl Fn(usize, &[f32], &[f32], &mut [f32]) -> f64 + Sync,
+    ) -> f32 {
+        let (count, dim) = (self.count(), self.dim);
+        let mut losses = vec![0f64; count];
+        let (to, losses_to) = (Ptr::of(gradient), SharedF64(losses.as_mut_ptr()));
+        parallel(count, |b| {
+            // SAFETY: each image has its own gradient and loss.
+            let (g, to) = unsafe { (to.add(b * dim).slice_mut(dim), losses_to.at(b)) };
+            let (f, v) = self.pair(b);
+            *to = loss(b, f, v, g);
         });
         (losses.iter().sum::<f64>() / count as f64) as f32
+    }
+
+    /// The feature of image b and its own row.
+    fn pair(&self, b: usize) -> (&[f32], &[f32]) {
+        let dim = self.dim;
+        let v = &self.bank[self.rows[b] as usize * dim..][..dim];
+        (&self.features[b * dim..][..dim], v)
+    }
+
+    /// f_b · v_i / τ, the logit of image b's own row.
+    fn own_logit(&self, b: usize) -> f64 {
+        let (f, v) = self.pair(b);
+        f64::from(super::feature::dot(f, v)) / f64::from(self.temperature)
     }
 }
 

@@ -1,11 +1,8 @@
 //! Noise-contrastive estimation: each candidate alone is judged to be the own row or noise.
 
-use super::super::feature::dot;
-use super::super::memory::Ptr;
 use super::super::simd::Simd;
-use super::super::threads::parallel;
 use super::negatives::{Drawn, Work};
-use super::{Comparison, Partials, SharedF64};
+use super::{Comparison, Partials};
 
 /// The head's settings.
 #[derive(Clone, Copy)]
@@ -49,13 +46,6 @@ impl Comparison<'_> {
         loss
     }
 
-    /// f_b · v_i / τ, the logit of image b's own row.
-    fn own_logit(&self, b: usize) -> f64 {
-        let v = &self.bank[self.rows[b] as usize * self.dim..][..self.dim];
-        let f = &self.features[b * self.dim..][..self.dim];
-        f64::from(dot(f, v)) / f64::from(self.temperature)
-    }
-
     /// ln of N times the mean of exp(s) over all positives and negatives.
     fn estimate(&self, neg_num: usize, partials: &Partials, segments: usize) -> f64 {
         let (count, stride) = (self.count(), partials.stride);
@@ -82,23 +72,17 @@ impl Comparison<'_> {
         gradient: &mut [f32],
     ) -> f32 {
         let (count, dim, stride) = (self.count(), self.dim, partials.stride);
-        let mut losses = vec![0f64; count];
-        let (to, losses_to) = (Ptr::of(gradient), SharedF64(losses.as_mut_ptr()));
         let all = partials.buffer.as_slice();
-        parallel(count, |b| {
-            // SAFETY: each image has its own gradient and loss.
-            let (g, loss) = unsafe { (to.add(b * dim).slice_mut(dim), losses_to.at(b)) };
-            let v = &self.bank[self.rows[b] as usize * dim..][..dim];
-            let f = &self.features[b * dim..][..dim];
+        self.mean_loss(gradient, |b, f, v, g| {
             let x = self.own_logit(b) - f64::from(shift);
             let e = (-x.abs()).exp();
             // -ln h and 1 - h, without a difference of nearly equal numbers.
-            *loss = (-x).max(0.0) + e.ln_1p();
+            let mut loss = (-x).max(0.0) + e.ln_1p();
             let miss = (if x > 0.0 { e } else { 1.0 } / (1.0 + e)) as f32;
             g.iter_mut().zip(v).for_each(|(g, v)| *g = -miss * v);
             for i in 0..segments {
                 let part = &all[(i * count + b) * stride..][..stride];
-                *loss += f64::from(part[dim + 2]);
+                loss += f64::from(part[dim + 2]);
                 (g.iter_mut().zip(&part[2..])).for_each(|(g, p)| *g += p);
             }
             let (factor, pull) = (1.0 / self.temperature, 2.0 * nce.proximal);
@@ -108,9 +92,8 @@ impl Comparison<'_> {
                 square += f64::from(apart) * f64::from(apart);
                 *g = (*g * factor + pull * apart) / count as f32;
             }
-            *loss += f64::from(nce.proximal) * square;
-        });
-        (losses.iter().sum::<f64>() / count as f64) as f32
+            loss + f64::from(nce.proximal) * square
+        })
     }
 }
 
