@@ -116,6 +116,11 @@ pub struct Meta {
     /// SHA-256 of the weights by which negatives are drawn, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub neg_weights: Option<String>,
+    /// What tells the collection whose rows these are from those the run had before: a digest of
+    /// its names, labels and contents, which its table of images bears too. `None` until the
+    /// collection changes for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
     /// Losses since the last log line.
     pub log: LossSum,
     /// Losses of the unfinished epoch; of the finished one at its end.
@@ -489,6 +494,27 @@ impl Checkpoint {
             engine.exclude_rows(&skipped)?;
         }
         Ok(())
+    }
+
+    /// As [`Checkpoint::load_into`] of a whole checkpoint, for an engine whose bank has another
+    /// length: its rows stay as they are, and none is excluded. Returns the file's rows, each of as
+    /// many numbers as the engine's.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_into`].
+    pub fn load_apart_from_rows(&self, engine: &mut dyn Engine) -> Result<Vec<f32>, Error> {
+        let mut entries: Vec<StateEntry> =
+            engine.state().into_iter().filter(|e| e.saved()).collect();
+        let shape = self.tensors.info(npid_engine::state::BANK);
+        let rows = shape.and_then(|info| info.shape.first().copied());
+        for entry in entries.iter_mut().filter(|e| e.kind == StateKind::Bank) {
+            entry.shape[0] = rows.unwrap_or(entry.shape[0]);
+        }
+        self.check(&entries, true)?;
+        for entry in entries.iter().filter(|e| e.kind != StateKind::Bank) {
+            engine.write(&entry.name, &self.read(&entry.name)?)?;
+        }
+        self.read(npid_engine::state::BANK)
     }
 
     /// Checks that the file holds every tensor of the network of `description` in its shape, and

@@ -72,7 +72,7 @@ impl Trained {
 
     /// The run's own pictures, which must be those it was started with.
     fn collections(&self, progress: &mut dyn Progress) -> Result<Collections, Error> {
-        let collections = identity::open(&self.folder, &self.config)?;
+        let collections = identity::open(&self.folder, &self.config, "")?;
         let train = collections.train.as_ref();
         if !identity::check(&self.folder, "--run", &self.config, train)? {
             progress.warning(&format!(

@@ -11,6 +11,9 @@ use crate::identity;
 use crate::progress::Progress;
 use crate::table::{self, Column};
 
+/// The key of the table's own metadata under which the collection's digest stands, once it changed.
+pub(crate) const COLLECTION: &str = "npid.collection";
+
 /// Unreadable images that are warned of one by one; the table lists them all.
 const MAX_WARNINGS: usize = 10;
 
@@ -19,6 +22,8 @@ const MAX_WARNINGS: usize = 10;
 pub struct ImageTable {
     hashes: Vec<Option<ContentHash>>,
     skipped: BTreeMap<u64, String>,
+    /// The collection's digest, once it changed: see `Meta::collection` of a checkpoint.
+    collection: Option<String>,
     /// Whether the file holds every hash, so that none is kept here.
     settled: bool,
 }
@@ -29,8 +34,29 @@ impl ImageTable {
         ImageTable {
             hashes: vec![None; rows],
             skipped: BTreeMap::new(),
+            collection: None,
             settled: false,
         }
+    }
+
+    /// A table of images with these contents (`None` where one can't be read) and this digest.
+    pub fn of(hashes: Vec<Option<ContentHash>>, collection: String) -> Self {
+        ImageTable {
+            hashes,
+            skipped: BTreeMap::new(),
+            collection: Some(collection),
+            settled: false,
+        }
+    }
+
+    /// Takes the collection's digest from a checkpoint.
+    pub fn belong_to(&mut self, collection: Option<String>) {
+        self.collection = collection;
+    }
+
+    /// The collection's digest, once it changed.
+    pub fn collection(&self) -> Option<&str> {
+        self.collection.as_deref()
     }
 
     /// Takes the rows that a checkpoint lists as unreadable; `settled` says whether it was written
@@ -74,6 +100,7 @@ impl ImageTable {
                 )));
             }
             self.skipped.insert(*row, reason.clone());
+            self.hashes[*row as usize] = None;
             self.settled = false;
             new.push(*row);
             match self.skipped.len() {
@@ -158,6 +185,8 @@ impl ImageTable {
                 Column::Text(&|row| self.skipped.get(&(row as u64)).cloned()),
             ),
         ];
-        table::write(path, self.hashes.len(), &columns)
+        let digest = self.collection.as_deref();
+        let metadata: Vec<(&str, &str)> = digest.map(|d| (COLLECTION, d)).into_iter().collect();
+        table::write_with(path, self.hashes.len(), &columns, &metadata)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::errors::Result;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::parser::parse_message_type;
@@ -36,8 +37,21 @@ pub fn write(
     rows: usize,
     columns: &[(&str, Column<'_>)],
 ) -> std::result::Result<(), Error> {
+    write_with(path, rows, columns, &[])
+}
+
+/// As [`write`], with pairs of key and value in the file's own metadata.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_with(
+    path: &Path,
+    rows: usize,
+    columns: &[(&str, Column<'_>)],
+    metadata: &[(&str, &str)],
+) -> std::result::Result<(), Error> {
     let temporary = temporary_of(path);
-    let written = write_to(&temporary, rows, columns)
+    let written = write_to(&temporary, rows, columns, metadata)
         .map_err(|error| error.to_string())
         .and_then(|()| fs::rename(&temporary, path).map_err(|error| error.to_string()));
     written.map_err(|error| {
@@ -51,7 +65,12 @@ pub fn write(
     })
 }
 
-fn write_to(path: &Path, rows: usize, columns: &[(&str, Column<'_>)]) -> Result<()> {
+fn write_to(
+    path: &Path,
+    rows: usize,
+    columns: &[(&str, Column<'_>)],
+    metadata: &[(&str, &str)],
+) -> Result<()> {
     let fields: String = (columns.iter())
         .map(|(name, column)| match column {
             Column::Numbers(_) => format!("OPTIONAL INT64 {name}; "),
@@ -61,8 +80,12 @@ fn write_to(path: &Path, rows: usize, columns: &[(&str, Column<'_>)]) -> Result<
     let schema = Arc::new(parse_message_type(&format!(
         "message images {{ {fields}}}"
     ))?);
+    let pairs: Vec<KeyValue> = (metadata.iter())
+        .map(|&(key, value)| KeyValue::new(key.to_string(), value.to_string()))
+        .collect();
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
+        .set_key_value_metadata((!pairs.is_empty()).then_some(pairs))
         .build();
     let mut file = File::create(path)?;
     let mut writer = SerializedFileWriter::new(&mut file, schema, Arc::new(properties))?;

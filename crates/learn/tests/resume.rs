@@ -6,6 +6,7 @@ use std::fs;
 
 use common::*;
 use npid_learn::checkpoint::Checkpoint;
+use npid_learn::trainer::{self, Changes};
 
 #[test]
 fn stopped_after_any_step_a_run_ends_in_the_same_bits() {
@@ -67,7 +68,13 @@ fn stopped_again_and_again_it_still_ends_in_the_same_bits() {
             stop_after: Some((at, &stop)),
             ..Listener::default()
         };
-        let error = npid_learn::trainer::resume(&run, &options(&stop), reference, &mut listener);
+        let error = trainer::resume(
+            &run,
+            &Changes::default(),
+            &options(&stop),
+            reference,
+            &mut listener,
+        );
         assert_eq!(error.unwrap_err().exit_code(), 130);
     }
     resume(&run, &mut Listener::default()).unwrap();

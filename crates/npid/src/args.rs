@@ -68,9 +68,13 @@ pub struct Train {
     /// --data]
     #[arg(long, alias = "work-dir", value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Go on with the run in this folder, by the configuration saved there
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["recipe", "data", "val", "out", "set"])]
+    /// Go on with the run in this folder, by the configuration saved there; --data and --val say
+    /// where its pictures are now, or which it has from now on
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["recipe", "out", "set"])]
     pub resume: Option<PathBuf>,
+    /// With --resume: train to N epochs in all
+    #[arg(long, value_name = "N", requires = "resume", value_parser = clap::value_parser!(u32).range(1..))]
+    pub epochs: Option<u32>,
     /// Set a key of the recipe, such as optimizer.lr=0.1 or seed=1; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,

@@ -11,7 +11,7 @@ use npid_learn::config::{Paths, Pipeline};
 use npid_learn::derive::{Choice, Facts, SAMPLE, derive};
 use npid_learn::plan::Plan;
 use npid_learn::recipes::{self, EMBEDDED};
-use npid_learn::trainer::{self, Options, Summary};
+use npid_learn::trainer::{self, Changes, Options, Summary};
 use npid_learn::{Config, Error};
 
 use crate::args::Train;
@@ -44,7 +44,14 @@ pub fn run(args: &Train) -> Result<(), Error> {
     };
     let make = |description: &_, sizes| engine(&args.machine, description, sizes);
     let summary = match &args.resume {
-        Some(folder) => trainer::resume(folder, &options, make, &mut display),
+        Some(folder) => {
+            let changes = Changes {
+                data: Paths::new(args.data.clone()),
+                val: Paths::new(args.val.clone()),
+                epochs: args.epochs,
+            };
+            trainer::resume(folder, &changes, &options, make, &mut display)
+        }
         None => {
             let settings = settings(args)?;
             let foreseen = if args.dry_run || settings.derived.is_some() {

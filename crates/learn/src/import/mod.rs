@@ -459,6 +459,7 @@ fn fill(
         epoch_skipped: Default::default(),
         config: trainer::fingerprint(config)?,
         neg_weights: trainer::weights_hash(engine),
+        collection: None,
         log: LossSum::default(),
         epoch: LossSum::default(),
         figures: Figures::default(),

@@ -8,8 +8,10 @@
 //! Everything a step depends on is drawn by (seed, epoch, image) or stands in the checkpoint, so a
 //! resumed run takes the same steps, bit for bit, as one that was never stopped.
 
+mod change;
 pub(crate) mod check;
 mod epoch;
+mod resume;
 mod step;
 mod timing;
 
@@ -22,20 +24,21 @@ use npid_data::source::ContentHash;
 use npid_engine::{Description, Engine, Sizes};
 use serde::Serialize;
 
-use crate::checkpoint::{self, Checkpoint, Cursor, Figures, LossSum, Meta};
+use crate::checkpoint::{self, Cursor, Figures, LossSum, Meta};
 use crate::collections::{Collections, KnnSplit};
-use crate::config::{Config, NegWeights, load};
+use crate::config::Config;
 use crate::error::Error;
-use crate::identity;
 use crate::images::ImageTable;
 use crate::knn::{Measurement, Reading};
 use crate::progress::{KnnSubject, Progress, Started};
 use crate::run::{Line, Lock, Metrics, RunFolder};
 use crate::schedule::Schedule;
 use crate::tensorboard::EventLog;
-use crate::{neg_weights, pretrained, recipes, start};
+use crate::{neg_weights, pretrained, start};
 
+pub use change::Change;
 pub(crate) use epoch::SAMPLE;
+pub use resume::{Changes, resume};
 use timing::Timing;
 
 /// What a run is told beside its configuration; nothing here changes a result.
@@ -74,6 +77,9 @@ pub struct Summary {
     pub knn_top1_pixels: Option<f64>,
     /// Images that could not be read.
     pub skipped: usize,
+    /// What became of the memory bank's rows, where this process found another collection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
     /// Images trained a second by this process, evaluation not counted; 0 if it trained none.
     pub images_per_s: f64,
     /// Seconds of this process, evaluation included.
@@ -136,82 +142,6 @@ where
     trainer.run()
 }
 
-/// Continues the run in `folder` from its newest whole checkpoint, or from the start if it was
-/// stopped before the first.
-///
-/// # Errors
-/// As [`train`]; [`Error::Input`] if the folder is no run or another process trains in it, if its
-/// collection is another than `images.parquet` says, or if its newest checkpoint is of another
-/// version or architecture, or damaged with none before it.
-pub fn resume<F>(
-    folder: &Path,
-    options: &Options<'_>,
-    make_engine: F,
-    progress: &mut dyn Progress,
-) -> Result<Summary, Error>
-where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
-{
-    let timing = Timing::start();
-    checkpoint::survive_file_size_limit();
-    let folder = RunFolder::open(folder, "--resume")?;
-    let lock = folder.lock("--resume", progress)?;
-    let config = load::load(&recipes::read(&folder.config())?, &[])?;
-    let found = Checkpoint::newest(&folder.checkpoints())?;
-    let collections = identity::open(&folder, &config)?;
-    let compared = identity::check(&folder, "--resume", &config, collections.train.as_ref())?;
-    check::anything_readable(&collections)?;
-    let config = config.resolve(collections.train.len())?;
-    let mut engine = check::prepare(&config, &collections, options, make_engine)?;
-    let checkpoint = match found {
-        Some((checkpoint, warnings)) => {
-            // An error comes alone: what is only odd is said once the checkpoint is taken.
-            same_weights(&config, checkpoint.meta(), engine.as_ref())?;
-            checkpoint.load_into(engine.as_mut(), true)?;
-            warnings.iter().for_each(|text| progress.warning(text));
-            if checkpoint.meta().config != fingerprint(&config)? {
-                progress.warning(&format!(
-                    "{}: it was changed since the checkpoint was written; what follows is no \
-                     longer the run that was started",
-                    folder.config().display()
-                ));
-            }
-            Some(checkpoint)
-        }
-        None => {
-            progress.note("the run was stopped before its first checkpoint; starting again");
-            if let Some((_, note)) = pretrained::load(engine.as_mut(), &config)? {
-                progress.note(&note);
-            }
-            None
-        }
-    };
-    folder.tidy()?;
-    let meta = checkpoint.map(|checkpoint| checkpoint.meta().clone());
-    let fresh = meta.is_none();
-    let mut trainer = Trainer::new(
-        config,
-        collections,
-        engine,
-        folder,
-        lock,
-        meta,
-        options,
-        progress,
-        timing,
-    )?;
-    if fresh {
-        trainer.begin()?;
-    } else {
-        // A kill may have come between a checkpoint and this.
-        trainer.prune()?;
-        if !compared {
-            trainer.remake_table()?;
-        }
-    }
-    trainer.run()
-}
-
 /// Optimiser steps of an epoch over `images` pictures that can all be read.
 pub(crate) fn steps_of_an_epoch(config: &Config, images: usize) -> u64 {
     let data = &config.data;
@@ -236,26 +166,6 @@ pub(crate) fn fingerprint(config: &Config) -> Result<String, Error> {
 pub(crate) fn weights_hash(engine: &dyn Engine) -> Option<String> {
     let weights = engine.description().neg_weights.as_deref();
     weights.map(neg_weights::hash)
-}
-
-/// Whether negatives are drawn by the numbers that the run was started with.
-fn same_weights(config: &Config, meta: &Meta, engine: &dyn Engine) -> Result<(), Error> {
-    let now = weights_hash(engine);
-    if now == meta.neg_weights {
-        return Ok(());
-    }
-    let what = match (&config.model.neg_weights, &meta.neg_weights) {
-        (Some(NegWeights::File(path)), Some(_)) => format!(
-            "{}: it holds other numbers than the run was started with; restore it",
-            path.display()
-        ),
-        (Some(NegWeights::Column { column }), Some(_)) => {
-            format!("column {column} holds other numbers than the run was started with; restore it")
-        }
-        (_, None) => "the run was started without; remove it from config.toml".into(),
-        (None, _) => "the run was started with some; put it back into config.toml".into(),
-    };
-    Err(Error::input(format!("model.neg_weights: {what}")))
 }
 
 fn reading_of<'a>(config: &Config, options: &Options<'a>) -> Reading<'a> {
@@ -332,6 +242,7 @@ impl<'a> Trainer<'a> {
         if let Some(meta) = &meta {
             let settled = meta.cursor.epoch > 0;
             table.restore(&meta.skipped, settled, collections.train.as_ref());
+            table.belong_to(meta.collection.clone());
             saved = Some(
                 folder
                     .checkpoints()
@@ -379,7 +290,9 @@ impl<'a> Trainer<'a> {
             run: self.folder.path().to_path_buf(),
             images,
             epochs,
-            steps: u64::from(epochs) * each,
+            // Epochs over another collection may have had other numbers of steps.
+            steps: self.cursor.step - self.cursor.step_in_epoch
+                + u64::from(epochs.saturating_sub(self.cursor.epoch)) * each,
             step: self.cursor.step,
             batch: data.batch_size,
             update_interval: self.interval(),
@@ -545,6 +458,7 @@ impl<'a> Trainer<'a> {
             epoch_skipped: self.epoch_skipped.clone(),
             config: fingerprint(&self.config)?,
             neg_weights: weights_hash(self.engine.as_ref()),
+            collection: self.images.collection().map(str::to_string),
             log: self.log,
             epoch: self.epoch_loss,
             figures: self.figures.clone(),
@@ -590,6 +504,7 @@ impl<'a> Trainer<'a> {
             knn_top1_untrained: untrained.as_ref().map(|report| report.knn_top1),
             knn_top1_pixels: pixels.as_ref().map(|report| report.knn_top1),
             skipped: self.images.skipped_count(),
+            change: None,
             images_per_s: self.timing.run_images_per_s(),
             seconds: self.timing.seconds(),
         }

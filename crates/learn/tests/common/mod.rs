@@ -147,7 +147,13 @@ pub fn train_until(config: &Config, out: &Path, at: u64) {
 /// Resumes without a stop.
 pub fn resume(folder: &Path, listener: &mut Listener<'_>) -> Result<Summary, Error> {
     let stop = AtomicBool::new(false);
-    trainer::resume(folder, &options(&stop), reference, listener)
+    trainer::resume(
+        folder,
+        &trainer::Changes::default(),
+        &options(&stop),
+        reference,
+        listener,
+    )
 }
 
 /// Names and bytes of a run's checkpoints.
