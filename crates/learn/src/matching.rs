@@ -23,8 +23,8 @@ pub(crate) struct Then {
 pub(crate) struct Matched {
     /// For each row now, the row it was.
     pub(crate) origins: Vec<Option<usize>>,
-    /// How many were found by their names alone.
-    pub(crate) by_name: usize,
+    /// Rows that were, of pictures known by their names alone.
+    pub(crate) by_name: Vec<usize>,
 }
 
 /// Finds the earlier pictures `then` among those with these names and contents (`None` where the
@@ -68,11 +68,11 @@ pub(crate) fn matched(
         origins[row] = left.get_mut(&content).and_then(VecDeque::pop_front);
     }
     // The same name, where the content wasn't read then.
-    let mut by_name = 0;
+    let mut by_name = Vec::new();
     for (row, _) in open(&origins) {
         if let Some(rows) = named.get_mut(&(names[row].as_str(), None)) {
             origins[row] = rows.pop_front();
-            by_name += usize::from(origins[row].is_some());
+            by_name.extend(origins[row]);
         }
     }
     Matched { origins, by_name }
@@ -92,7 +92,7 @@ mod tests {
         pictures.unzip()
     }
 
-    fn origins(then: &str, now: &str) -> (Vec<Option<usize>>, usize) {
+    fn origins(then: &str, now: &str) -> (Vec<Option<usize>>, Vec<usize>) {
         let (names, contents) = parse(then);
         let then: Vec<Then> = (names.into_iter().zip(contents))
             .map(|(name, content)| Then { name, content })
@@ -107,11 +107,11 @@ mod tests {
         let then = "a=1 b=2 c=3";
         assert_eq!(
             origins(then, "x=3 a=1 new=9 b=2"),
-            (vec![Some(2), Some(0), None, Some(1)], 0)
+            (vec![Some(2), Some(0), None, Some(1)], vec![])
         );
         // Another picture under a known name is another picture.
-        assert_eq!(origins(then, "a=2 b=4"), (vec![Some(1), None], 0));
-        assert_eq!(origins(then, ""), (vec![], 0));
+        assert_eq!(origins(then, "a=2 b=4"), (vec![Some(1), None], vec![]));
+        assert_eq!(origins(then, ""), (vec![], vec![]));
     }
 
     #[test]
@@ -119,12 +119,12 @@ mod tests {
         let then = "a=1 b=1 c=1";
         assert_eq!(
             origins(then, "x=1 c=1 a=1 y=1"),
-            (vec![Some(1), Some(2), Some(0), None], 0)
+            (vec![Some(1), Some(2), Some(0), None], vec![])
         );
         // A line of a list that stands there twice is two rows.
         assert_eq!(
             origins("a=1 a=1", "a=1 a=1 a=1"),
-            (vec![Some(0), Some(1), None], 0)
+            (vec![Some(0), Some(1), None], vec![])
         );
     }
 
@@ -132,12 +132,12 @@ mod tests {
     fn a_content_that_was_never_read_is_known_by_its_name() {
         assert_eq!(
             origins("a=? b=2 c=?", "b=5 c=3 d=2 a=1"),
-            (vec![None, Some(2), Some(1), Some(0)], 2)
+            (vec![None, Some(2), Some(1), Some(0)], vec![2, 0])
         );
         // A picture that can't be read now is nobody's, whatever its name.
         assert_eq!(
             origins("a=? b=2", "a=? b=? c=2"),
-            (vec![None, None, Some(1)], 0)
+            (vec![None, None, Some(1)], vec![])
         );
     }
 }

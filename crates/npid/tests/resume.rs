@@ -175,6 +175,92 @@ fn killed_at_twenty_random_moments_runs_resume_to_the_same_bits() {
     kill(20);
 }
 
+/// Copies a folder.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// Waits until the run's folder or its checkpoints hold a name that ends like this, at most for
+/// `patience`.
+fn wait_for_name(run: &Path, ending: &str, patience: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < patience {
+        for folder in [run.to_path_buf(), run.join("checkpoints")] {
+            let mut names = fs::read_dir(folder).unwrap().flatten();
+            if names.any(|name| name.file_name().to_string_lossy().ends_with(ending)) {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn killed_while_its_collection_changes_a_run_is_the_old_one_or_the_new_one() {
+    let s = Scratch::new();
+    succeeds(s.train("base", 2, "1", "1").output().unwrap());
+    // A fifth of the pictures goes, some come, others are called otherwise.
+    let train = s.path("pictures/train");
+    npid_data::patterns::write(&s.path("more"), 10, 1, 16, 9).unwrap();
+    copy(&s.path("more/train"), &train.join("more"));
+    for class in ["checks", "dots", "rings"] {
+        let names = fs::read_dir(train.join(class)).unwrap();
+        let mut names: Vec<PathBuf> = names.map(|name| name.unwrap().path()).collect();
+        names.sort();
+        fs::remove_file(&names[0]).unwrap();
+        fs::rename(&names[1], train.join(class).join("zz.png")).unwrap();
+    }
+    let resume = |out: &str| {
+        let go_on = ["train", "--resume", out, "--epochs", "3", "--threads", "1"];
+        s.npid(&go_on)
+    };
+    copy(&s.path("base"), &s.path("whole"));
+    let begun = Instant::now();
+    succeeds(resume("whole").output().unwrap());
+    let whole = begun.elapsed();
+    let file = |out: &str, name: &str| fs::read(s.path(out).join(name)).unwrap();
+    assert!(file("whole", "images.parquet") != file("base", "images.parquet"));
+    let mut random = Stream::new(2, Purpose::Bench, 0, 0, 0);
+    let endings = [
+        "images.parquet.next.tmp",
+        ".images.parquet.next",
+        ".config.toml.next",
+        ".safetensors.tmp",
+    ];
+    for number in 0..12 {
+        let out = format!("run-{number}");
+        copy(&s.path("base"), &s.path(&out));
+        for _ in 0..2 {
+            let mut child = resume(&out).spawn().unwrap();
+            match number % 3 {
+                0 => sleep(whole.mul_f64(random.uniform(0.0, 0.9))),
+                _ => {
+                    let ending = endings[(random.uniform(0.0, 4.0) as usize).min(3)];
+                    wait_for_name(&s.path(&out), ending, whole);
+                    sleep(Duration::from_micros(random.uniform(0.0, 3000.0) as u64));
+                }
+            }
+            let _ = child.kill(); // it may have ended
+            child.wait().unwrap();
+        }
+        succeeds(resume(&out).output().unwrap());
+        s.same(&out, "whole");
+        for name in ["images.parquet", "config.toml"] {
+            assert!(file(&out, name) == file("whole", name), "{out}: {name}");
+        }
+        let names = fs::read_dir(s.path(&out)).unwrap().flatten();
+        let left = |name: &fs::DirEntry| name.file_name().to_string_lossy().contains(".next");
+        assert_eq!(names.filter(left).count(), 0, "{out}");
+    }
+}
+
 /// The command in a shell that lets no file grow beyond so many blocks.
 fn limited(blocks: u32, command: &Command, folder: PathBuf) -> Command {
     let mut shell = Command::new("sh");

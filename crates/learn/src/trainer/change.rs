@@ -79,10 +79,17 @@ where
     let pictures = identity::pictures(&config);
     let (then, now) = (table.rows(), train.len());
     let few = |found: &str| {
+        let flags: Vec<String> = match &config.data.path {
+            Some(paths) => (paths.as_slice().iter())
+                .map(|path| format!("--data {}", path.display()))
+                .collect(),
+            None => vec!["--data PATH".to_string()],
+        };
         Error::input(format!(
             "--resume {run}: {found} of its {then} pictures are found again in {pictures}; if the \
              others are only out of reach (a disk that isn't mounted), bring them back; if they \
-             are meant to be gone, say so with --data {pictures}"
+             are meant to be gone, say so with {}",
+            flags.join(" ")
         ))
     };
     if !data_given && 2 * now < then {
@@ -125,6 +132,10 @@ where
         .iter()
         .enumerate()
         .any(|(row, origin)| *origin != Some(row));
+    // What could not be read has no content to be known by, and needs no word about it.
+    let by_name = (found.by_name.iter())
+        .filter(|&&row| !old.skipped.contains(&(row as u64)))
+        .count();
     let collection = digest(train.as_ref(), &contents);
     let mut bank = Rows {
         rows: rows_of(&found, &rows, config.feat_dim(), config.seed),
@@ -180,7 +191,7 @@ where
     }
     pending::finish(&folder)?;
 
-    progress.note(&sentence(change, found.by_name));
+    progress.note(&sentence(change, by_name));
     if let (Some(NegWeights::File(path)), true, true) =
         (&config.model.neg_weights, moved, weights == old.neg_weights)
     {

@@ -189,10 +189,12 @@ fn flags() {
         "train --data pictures --set data.val=other",
         &["other", "no such"],
     );
+    s.refuses("train --resume runs/x --out runs/y", &["--resume", "--out"]);
     s.refuses(
-        "train --resume runs/x --data pictures",
-        &["--resume", "--data"],
+        "train --data pictures --epochs 3",
+        &["--epochs", "--resume"],
     );
+    s.refuses("train --resume runs/x --epochs 0", &["--epochs", "0"]);
     s.refuses(
         "train --resume runs/x --dry-run",
         &["--resume", "--dry-run"],

@@ -217,6 +217,100 @@ fn checkpoints_that_are_cut_short_or_of_another_network_are_refused() {
     }
 }
 
+#[test]
+fn a_collection_that_changed_keeps_the_rows_of_what_stayed() {
+    let s = Scratch::new();
+    many(&s, &[]);
+    succeeds(&s, &format!("train --data many {SMALL} --out run"));
+    let go_on = "train --resume run --threads 1 --workers 1";
+
+    // Three of twenty go, two come, one is called otherwise.
+    for i in [4, 9, 14] {
+        fs::remove_file(
+            s.path("many")
+                .join(["cats", "dogs"][i % 2])
+                .join(format!("{i:02}.png")),
+        )
+        .unwrap();
+    }
+    for i in [30, 31] {
+        fs::write(s.path(&format!("many/cats/{i}.png")), png(16, 14, i)).unwrap();
+    }
+    fs::rename(s.path("many/cats/00.png"), s.path("many/dogs/zero.png")).unwrap();
+    for command in ["eval knn --run run", "embed --run run --out e.npy"] {
+        s.refuses(command, &["20 pictures", "19", "npid train --resume"]);
+    }
+    let text = succeeds(&s, go_on);
+    for line in [
+        "19 pictures: 17 kept their rows, 2 are new, 3 are gone",
+        "all 2 epochs are done, so nothing was trained; --epochs N goes on to N in all",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    // It is asked as any other, and goes on.
+    succeeds(&s, "eval knn --run run");
+    succeeds(&s, "embed --run run --out e.npy");
+    succeeds(&s, "export --run run --out network.safetensors");
+    s.refuses(
+        "train --resume run --epochs 1",
+        &["--epochs 1", "2 are done"],
+    );
+    let summary = answers(&s, &format!("{go_on} --epochs 3 --json"));
+    assert_eq!(
+        (&summary["epochs"], &summary["steps"]),
+        (&3.into(), &15.into())
+    );
+    assert!(summary.get("change").is_none(), "{summary}");
+    let config = fs::read_to_string(s.path("run/config.toml")).unwrap();
+    assert!(
+        config.contains("max_epochs = 3") && config.contains("length = 19"),
+        "{config}"
+    );
+
+    // A disk that isn't mounted, and one that is mounted elsewhere.
+    fs::rename(s.path("many"), s.path("elsewhere")).unwrap();
+    s.refuses(
+        go_on,
+        &["data.path in run/config.toml", "no such", "--data"],
+    );
+    fs::create_dir(s.path("many")).unwrap();
+    s.refuses(go_on, &["data.path", "many", "--data"]);
+    fs::create_dir(s.path("many/cats")).unwrap();
+    for i in 40..48 {
+        fs::write(s.path(&format!("many/cats/{i}.png")), png(16, 14, i)).unwrap();
+    }
+    s.refuses(
+        go_on,
+        &["--resume run", "8 at most of its 19 pictures", "--data"],
+    );
+    s.refuses(
+        &format!("{go_on} --data many"),
+        &["none of its 19 pictures", "start a new run"],
+    );
+    s.refuses(&format!("{go_on} --data gone"), &["gone", "no such"]);
+    s.refuses(
+        &format!("{go_on} --data elsewhere --val gone"),
+        &["gone", "no such"],
+    );
+    let summary = answers(&s, &format!("{go_on} --data elsewhere --json"));
+    assert!(summary.get("change").is_none(), "{summary}");
+    // Both: all that is there, and more.
+    let both = format!("{go_on} --data elsewhere --data many --epochs 4 --json");
+    let summary = answers(&s, &both);
+    assert_eq!(
+        summary["change"],
+        serde_json::json!({"kept": 19, "new": 8, "gone": 0})
+    );
+    // Few are left, and that is meant.
+    let few = format!("{go_on} --data many --json");
+    let summary = answers(&s, &few);
+    assert_eq!(
+        summary["change"],
+        serde_json::json!({"kept": 8, "new": 0, "gone": 19})
+    );
+    assert_eq!(summary["epochs"], 4);
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_and_the_run_goes_on() {
