@@ -492,7 +492,7 @@ fn most_pictures_must_be_found_again_unless_the_change_is_meant() {
     all.iter()
         .skip(20)
         .for_each(|path| fs::remove_file(path).unwrap());
-    refused(&run, &none, &["--resume", "20 at most of its 42", "--data"]);
+    refused(&run, &none, &["--resume", "at most 20 of its 42", "--data"]);
     patterns::write(&root.path().join("more"), 40, 1, 16, 7).unwrap();
     copy(&root.path().join("more/train"), &train.join("more"));
     refused(&run, &none, &["only 20 of its 42", "--data"]);

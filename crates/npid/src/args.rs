@@ -73,7 +73,7 @@ pub struct Train {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["recipe", "out", "set"])]
     pub resume: Option<PathBuf>,
     /// With --resume: train to N epochs in all
-    #[arg(long, value_name = "N", requires = "resume", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub epochs: Option<u32>,
     /// Set a key of the recipe, such as optimizer.lr=0.1 or seed=1; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]

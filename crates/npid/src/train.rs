@@ -32,6 +32,12 @@ pub fn run(args: &Train) -> Result<(), Error> {
         list_recipes(args.output.json);
         return Ok(());
     }
+    if let (Some(epochs), None) = (args.epochs, &args.resume) {
+        return Err(Error::input(format!(
+            "--epochs {epochs}: it goes with --resume; a new run takes --set \
+             runner.max_epochs={epochs}"
+        )));
+    }
     if args.print_config {
         return print_config(args);
     }

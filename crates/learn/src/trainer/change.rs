@@ -3,6 +3,7 @@
 //! Everything is looked at and computed first; then the run is changed at once (see
 //! [`crate::pending`]), so that whatever ends the process it is the old run or the new one.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +19,7 @@ use sha2::{Digest, Sha256};
 use super::resume::{Ready, Resumed, odd, weighted_alike};
 use super::{check, fingerprint, reading_of, weights_hash};
 use crate::checkpoint::{self, Checkpoint, LossSum, Meta};
-use crate::config::NegWeights;
+use crate::config::{Config, NegWeights};
 use crate::error::Error;
 use crate::feed::load_options;
 use crate::identity::{self, Table};
@@ -27,6 +28,7 @@ use crate::knn::{Reading, embed_each};
 use crate::matching::{Matched, Then, matched};
 use crate::pending;
 use crate::progress::Progress;
+use crate::run::RunFolder;
 
 /// Pictures that a thread hashes at a time.
 const CHUNK: usize = 32;
@@ -76,25 +78,16 @@ where
         ));
     };
     let train = &collections.train;
-    let pictures = identity::pictures(&config);
     let (then, now) = (table.rows(), train.len());
-    let few = |found: &str| {
-        let flags: Vec<String> = match &config.data.path {
-            Some(paths) => (paths.as_slice().iter())
-                .map(|path| format!("--data {}", path.display()))
-                .collect(),
-            None => vec!["--data PATH".to_string()],
-        };
-        Error::input(format!(
-            "--resume {run}: {found} of its {then} pictures are found again in {pictures}; if the \
-             others are only out of reach (a disk that isn't mounted), bring them back; if they \
-             are meant to be gone, say so with {}",
-            flags.join(" ")
-        ))
+    let search = Search {
+        run: run.to_string(),
+        then,
+        pictures: identity::pictures(&config),
+        flags: flags(&config),
+        meant: data_given,
     };
-    if !data_given && 2 * now < then {
-        return Err(few(&format!("{now} at most")));
-    }
+    // Hashing may take long, and can't find more than there are.
+    search.enough(now, "at most")?;
     check::anything_readable(&collections)?;
     config.model.memory_bank.length = None;
     let config = config.resolve(now)?;
@@ -118,15 +111,7 @@ where
     let contents = contents(train, reading, progress).map_err(stopped)?;
     let found = find(&table, train.as_ref(), &contents)?;
     let stayed = found.origins.iter().flatten().count();
-    if stayed == 0 {
-        return Err(Error::input(format!(
-            "--resume {run}: none of its {then} pictures is found again in {pictures}, so no row \
-             would be kept; start a new run (without --resume)"
-        )));
-    }
-    if !data_given && 2 * stayed < then {
-        return Err(few(&format!("only {stayed}")));
-    }
+    search.enough(stayed, "only")?;
     let moved = found
         .origins
         .iter()
@@ -152,19 +137,8 @@ where
         new: now - kept,
         gone: then - kept,
     };
-    let skipped = bank.images.skipped();
-    let readable = now - skipped.len();
-    if readable < config.data.batch_size.max(check::FEWEST) {
-        let text = check::too_few(readable, now, config.data.batch_size, "");
-        return Err(Error::input(text));
-    }
     engine.write(BANK, &bank.rows)?;
-    let unreadable: Vec<u64> = skipped.iter().copied().collect();
-    engine.exclude_rows(&unreadable).map_err(|error| {
-        Error::input(format!(
-            "--resume {run}: without the pictures that can't be read, {error}"
-        ))
-    })?;
+    let skipped = exclude(engine.as_mut(), &config, &bank.images, now)?;
 
     let mut meta = Meta {
         epoch_skipped: skipped.clone(),
@@ -180,16 +154,14 @@ where
         meta.epoch = LossSum::default();
     }
     odd(&folder, &warnings, old, &before, progress)?;
-    folder.tidy()?;
-    pending::write(&folder, &config.to_toml()?, &bank.images, train.as_ref())?;
-    if let Err(error) = checkpoint::save(&folder.checkpoints(), engine.as_ref(), &meta) {
-        // Whether it counts is for the disk to say; the error to report is the first one.
-        if let Ok(Some((newest, _))) = Checkpoint::newest(&folder.checkpoints()) {
-            let _ = pending::recover(&folder, Some(newest.meta()));
-        }
-        return Err(error);
-    }
-    pending::finish(&folder)?;
+    commit(
+        &folder,
+        &config,
+        &bank.images,
+        train.as_ref(),
+        engine.as_ref(),
+        &meta,
+    )?;
 
     progress.note(&sentence(change, by_name));
     if let (Some(NegWeights::File(path)), true, true) =
@@ -203,7 +175,8 @@ where
     }
     if meta.cursor.epoch >= config.runner.max_epochs {
         progress.note(&format!(
-            "all {} epochs are done, so nothing was trained; --epochs N goes on to N in all",
+            "runner.max_epochs is {}, and as many epochs are done: nothing is trained; --epochs N \
+             goes on to N in all",
             config.runner.max_epochs
         ));
     } else if begun {
@@ -218,6 +191,100 @@ where
         meta: Some(meta),
         change: Some(change),
     })
+}
+
+/// The flags that say that a changed collection is meant.
+fn flags(config: &Config) -> String {
+    match &config.data.path {
+        Some(paths) => (paths.as_slice().iter())
+            .map(|path| format!("--data {}", path.display()))
+            .collect::<Vec<_>>()
+            .join(" "),
+        None => "--data PATH".to_string(),
+    }
+}
+
+/// A search for the pictures that a run had.
+struct Search {
+    run: String,
+    /// How many it had.
+    then: usize,
+    /// Where they are looked for.
+    pictures: String,
+    /// What says that a change is meant, and whether it was given.
+    flags: String,
+    meant: bool,
+}
+
+impl Search {
+    /// Whether enough were found: half of them, so that a disk that isn't mounted doesn't cost a
+    /// bank; a single one where the collection was named.
+    fn enough(&self, found: usize, how: &str) -> Result<(), Error> {
+        let Search {
+            run,
+            then,
+            pictures,
+            flags,
+            meant,
+        } = self;
+        if found == 0 {
+            return Err(Error::input(format!(
+                "--resume {run}: none of its {then} pictures is found again in {pictures}, so no \
+                 row would be kept; start a new run (without --resume)"
+            )));
+        }
+        if !meant && 2 * found < *then {
+            return Err(Error::input(format!(
+                "--resume {run}: {how} {found} of its {then} pictures are found again in \
+                 {pictures}; if the others are only out of reach (a disk that isn't mounted), \
+                 bring them back; if they are meant to be gone, say so with {flags}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Excludes the pictures that can't be read from the bank for good. Returns their rows.
+fn exclude(
+    engine: &mut dyn Engine,
+    config: &Config,
+    images: &ImageTable,
+    now: usize,
+) -> Result<BTreeSet<u64>, Error> {
+    let skipped = images.skipped();
+    let (readable, batch) = (now - skipped.len(), config.data.batch_size);
+    if readable < batch.max(check::FEWEST) {
+        return Err(Error::input(check::too_few(readable, now, batch, "")));
+    }
+    let rows: Vec<u64> = skipped.iter().copied().collect();
+    engine.exclude_rows(&rows).map_err(|error| {
+        Error::input(format!(
+            "model.neg_weights: without the pictures that can't be read, {error}; give others a \
+             weight"
+        ))
+    })?;
+    Ok(skipped)
+}
+
+/// Makes it the run's.
+fn commit(
+    folder: &RunFolder,
+    config: &Config,
+    images: &ImageTable,
+    train: &dyn Source,
+    engine: &dyn Engine,
+    meta: &Meta,
+) -> Result<(), Error> {
+    folder.tidy()?;
+    pending::write(folder, &config.to_toml()?, images, train)?;
+    if let Err(error) = checkpoint::save(&folder.checkpoints(), engine, meta) {
+        // Whether it counts is for the disk to say; the error to report is the first one.
+        if let Ok(Some((newest, _))) = Checkpoint::newest(&folder.checkpoints()) {
+            let _ = pending::recover(folder, Some(newest.meta()));
+        }
+        return Err(error);
+    }
+    pending::finish(folder)
 }
 
 /// What to say of a change.

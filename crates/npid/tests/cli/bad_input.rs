@@ -154,7 +154,7 @@ fn flags() {
     s.refuses("", &["npid <COMMAND>", "train, eval, embed"]);
     s.refuses("data", &["npid data <COMMAND>", "inspect, patterns"]);
     s.refuses("trian", &["trian", "train"]);
-    s.refuses("train --epochs 3", &["--epochs"]);
+    s.refuses("train --steps 3", &["--steps"]);
     s.refuses(
         "train --device gpu",
         &["--device", "gpu", "cpu", "reference"],
@@ -192,7 +192,7 @@ fn flags() {
     s.refuses("train --resume runs/x --out runs/y", &["--resume", "--out"]);
     s.refuses(
         "train --data pictures --epochs 3",
-        &["--epochs", "--resume"],
+        &["--epochs 3", "--resume", "--set runner.max_epochs=3"],
     );
     s.refuses("train --resume runs/x --epochs 0", &["--epochs", "0"]);
     s.refuses(

@@ -243,7 +243,7 @@ fn a_collection_that_changed_keeps_the_rows_of_what_stayed() {
     let text = succeeds(&s, go_on);
     for line in [
         "19 pictures: 17 kept their rows, 2 are new, 3 are gone",
-        "all 2 epochs are done, so nothing was trained; --epochs N goes on to N in all",
+        "runner.max_epochs is 2, and as many epochs are done: nothing is trained; --epochs N",
     ] {
         assert!(text.contains(line), "{text}");
     }
@@ -281,7 +281,7 @@ fn a_collection_that_changed_keeps_the_rows_of_what_stayed() {
     }
     s.refuses(
         go_on,
-        &["--resume run", "8 at most of its 19 pictures", "--data"],
+        &["--resume run", "at most 8 of its 19 pictures", "--data"],
     );
     s.refuses(
         &format!("{go_on} --data many"),
