@@ -91,6 +91,17 @@ pub struct Loss {
     pub value: f32,
 }
 
+/// What a comparison of a batch with the bank says of the bank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BankHealth {
+    /// Mean of f·v_i, a feature with its own row, before the row's update: 1 where they agree.
+    pub alignment: f32,
+    /// Mean over the batch of (Σ w)² / Σ w² over the negatives of an image, w being the weight of a
+    /// negative in the gradient (its softmax probability; h of NCE): how many of equal weight they
+    /// are worth, from 1 to K or N - 1. NaN where no negative has a weight.
+    pub effective_negatives: f32,
+}
+
 /// What an engine says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
@@ -169,6 +180,9 @@ pub trait Engine: Send {
     /// # Errors
     /// If nothing is pending.
     fn update_bank(&mut self) -> Result<(), Error>;
+
+    /// What the last NPID gradient found of the bank; `None` before the first.
+    fn bank_health(&self) -> Option<BankHealth>;
 
     /// [`gradient`](Engine::gradient), [`apply`](Engine::apply) and, for NPID,
     /// [`update_bank`](Engine::update_bank) in one.

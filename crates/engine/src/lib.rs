@@ -16,8 +16,8 @@ pub mod reference;
 pub mod state;
 
 pub use interface::{
-    Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, check_images,
-    check_objective, objective_nodes, output_nodes,
+    BankHealth, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes,
+    check_images, check_objective, objective_nodes, output_nodes,
 };
 pub use state::{StateEntry, StateKind};
 

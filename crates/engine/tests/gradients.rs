@@ -8,7 +8,7 @@ use npid_engine::reference::{
 };
 use npid_engine::{Draws, Engine, Objective, Sizes};
 use npid_network::graph::{Conv2d, ParamId, Shape, Window};
-use npid_network::method::{Head, MemoryBank, Npid};
+use npid_network::method::{Head, MemoryBank, Npid, RowType};
 
 fn weighted(out: &[f64], r: &[f64]) -> f64 {
     assert_eq!(out.len(), r.len());
@@ -382,6 +382,7 @@ fn heads_of_features_that_know_nothing_are_at_chance() {
             length: 6,
             feat_dim: 4,
             momentum: 0.5,
+            dtype: RowType::F32,
         },
         neg_num: 5,
         ensure_neg: false,

@@ -53,6 +53,51 @@ impl Head {
     }
 }
 
+/// How the numbers of the bank's rows are stored. Sums are taken in f32 whatever it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowType {
+    /// 32 bits: 24 significant ones.
+    #[default]
+    F32,
+    /// 16 bits, 8 of them significant, with the range of f32: half the memory and half the bytes
+    /// of a step.
+    Bf16,
+    /// IEEE 754's 16 bits: 11 significant ones, and a range that unit vectors don't leave.
+    F16,
+}
+
+impl RowType {
+    /// All of them, by name.
+    pub const NAMED: [(&str, RowType); 3] = [
+        ("f32", RowType::F32),
+        ("bf16", RowType::Bf16),
+        ("f16", RowType::F16),
+    ];
+
+    /// The one that is written so in a configuration.
+    pub fn named(name: &str) -> Option<RowType> {
+        let found = RowType::NAMED.into_iter().find(|(known, _)| *known == name);
+        found.map(|(_, dtype)| dtype)
+    }
+
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            RowType::F32 => 4,
+            RowType::Bf16 | RowType::F16 => 2,
+        }
+    }
+
+    /// As it is written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            RowType::F32 => "f32",
+            RowType::Bf16 => "bf16",
+            RowType::F16 => "f16",
+        }
+    }
+}
+
 /// MMSelfSup's `SimpleMemory`: one row for each image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MemoryBank {
@@ -62,6 +107,8 @@ pub struct MemoryBank {
     pub feat_dim: usize,
     /// Weight m of the NEW feature: v ← normalise((1-m)·v + m·f). (lemniscate weights the old.)
     pub momentum: f32,
+    /// How rows are stored; an update rounds once.
+    pub dtype: RowType,
 }
 
 /// The method: what the features are trained for.
@@ -202,10 +249,37 @@ impl Negatives<'_> {
     /// a draw from the distribution without it.
     #[inline]
     pub fn get(&self, k: u32) -> u64 {
-        let mut attempt = 0;
+        self.accept(k, self.sampler.table.draw(self.stream.block(k, 0)))
+    }
+
+    /// Negatives `first` to `first` + N - 1; those beyond K are of no use but no harm either.
+    #[inline(always)]
+    pub fn many<const N: usize>(&self, first: u32) -> [u64; N] {
+        let bits = self.stream.blocks::<N>(first, 0);
+        let mut rows = [0; N];
+        for (i, row) in rows.iter_mut().enumerate() {
+            let drawn = (self.sampler.table).draw([bits[0][i], bits[1][i], bits[2][i], bits[3][i]]);
+            *row = self.accept(first.wrapping_add(i as u32), drawn);
+        }
+        rows
+    }
+
+    /// The first draw `row` of negative `k`, or one that takes its place.
+    #[inline(always)]
+    fn accept(&self, k: u32, row: u64) -> u64 {
+        if row != self.positive || !self.sampler.ensure_neg {
+            return row;
+        }
+        self.again(k)
+    }
+
+    /// Draws once more, and until it isn't the positive.
+    #[cold]
+    fn again(&self, k: u32) -> u64 {
+        let mut attempt = 1;
         loop {
             let row = self.sampler.table.draw(self.stream.block(k, attempt));
-            if row != self.positive || !self.sampler.ensure_neg {
+            if row != self.positive {
                 return row;
             }
             attempt += 1;
@@ -379,6 +453,22 @@ mod tests {
                 .map(|k| sampler.of(0, 7, 1).get(k))
                 .collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn many_negatives_are_the_negatives() {
+        for ensure_neg in [false, true] {
+            let table = AliasTable::from_weights(&[3.0, 1.0, 2.0]).unwrap();
+            let sampler = NegativeSampler::new(table, ensure_neg, 8).unwrap();
+            let negatives = sampler.of(2, 0, 1);
+            for first in [0, 5, 1000] {
+                let many = negatives.many::<16>(first);
+                assert_eq!(
+                    many,
+                    std::array::from_fn(|i| negatives.get(first + i as u32))
+                );
+            }
+        }
     }
 
     #[test]

@@ -4,8 +4,10 @@ mod tools;
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use npid_learn::checkpoint::Choice;
+use npid_network::method::RowType;
 
 pub use tools::{Completions, DataSet, Doctor, Fetch, Man};
 
@@ -96,6 +98,8 @@ pub struct Train {
     #[command(flatten)]
     pub machine: Machine,
     #[command(flatten)]
+    pub activations: Activations,
+    #[command(flatten)]
     pub output: Output,
 }
 
@@ -105,12 +109,17 @@ pub struct Machine {
     /// What computes; auto takes the cpu engine
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
-    /// Type of the activations; auto takes the device's best, f32
-    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
-    pub dtype: Dtype,
     /// Threads that compute; never changes a result [default: all cores]
     #[arg(long, value_name = "N", value_parser = thread_count)]
     pub threads: Option<usize>,
+}
+
+/// What the network computes in.
+#[derive(Debug, Args)]
+pub struct Activations {
+    /// Type of the activations; auto takes the device's best, f32
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub dtype: Dtype,
 }
 
 /// `--device`.
@@ -172,6 +181,8 @@ pub struct Knn {
     #[command(flatten)]
     pub machine: Machine,
     #[command(flatten)]
+    pub activations: Activations,
+    #[command(flatten)]
     pub output: Output,
 }
 
@@ -196,6 +207,8 @@ pub struct Embed {
     pub workers: Option<usize>,
     #[command(flatten)]
     pub machine: Machine,
+    #[command(flatten)]
+    pub activations: Activations,
     #[command(flatten)]
     pub output: Output,
 }
@@ -251,6 +264,8 @@ pub struct Import {
     pub workers: Option<usize>,
     #[command(flatten)]
     pub machine: Machine,
+    #[command(flatten)]
+    pub activations: Activations,
     #[command(flatten)]
     pub output: Output,
 }
@@ -325,6 +340,9 @@ pub struct BankArgs {
     /// What compares features with rows
     #[arg(long, value_enum, default_value_t = HeadArg::Contrastive)]
     pub head: HeadArg,
+    /// How rows are stored
+    #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = row_type())]
+    pub dtype: RowType,
     /// Steps that are timed
     #[arg(long, default_value_t = 7, value_parser = at_least_one)]
     pub steps: usize,
@@ -335,6 +353,13 @@ pub struct BankArgs {
     pub machine: Machine,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `f32`, `bf16` or `f16`.
+fn row_type() -> impl TypedValueParser<Value = RowType> {
+    let names = RowType::NAMED.map(|(name, _)| name);
+    // Anything else doesn't get past the possible values.
+    PossibleValuesParser::new(names).map(|name| RowType::named(&name).unwrap_or_default())
 }
 
 /// `--head`.

@@ -1,28 +1,34 @@
 //! The memory bank's update.
 
 use super::feature::norm;
+use super::rows::Element;
 
-/// v ← normalise((1-m)·v + m·f) for each image's row. Every feature reads the old row; of a row
-/// that occurs twice the last one in batch order is kept.
-pub fn update(
-    bank: &mut [f32],
+/// v ← normalise((1-m)·v + m·f) for each image's row, rounded once. Every feature reads the old
+/// row, which `own` holds; of a row that occurs twice the last one in batch order is kept.
+pub fn update<E: Element>(
+    bank: &mut [E],
     dim: usize,
     momentum: f32,
     rows: &[u64],
     features: &[f32],
-    scratch: &mut [f32],
+    own: &[f32],
 ) {
-    for ((&row, f), new) in
-        (rows.iter().zip(features.chunks_exact(dim))).zip(scratch.chunks_exact_mut(dim))
-    {
-        let old = &bank[row as usize * dim..][..dim];
+    let images = features.chunks_exact(dim).zip(own.chunks_exact(dim));
+    let mut new = vec![0f32; dim];
+    for (&row, (f, old)) in rows.iter().zip(images) {
         for ((new, old), f) in new.iter_mut().zip(old).zip(f) {
             *new = (1.0 - momentum) * old + momentum * f;
         }
-        let norm = norm(new).max(1e-12);
-        new.iter_mut().for_each(|x| *x /= norm);
+        let norm = norm(&new).max(1e-12);
+        let to = &mut bank[row as usize * dim..][..dim];
+        (to.iter_mut().zip(&new)).for_each(|(to, x)| *to = E::narrow(x / norm));
     }
-    for (&row, new) in rows.iter().zip(scratch.chunks_exact(dim)) {
-        bank[row as usize * dim..][..dim].copy_from_slice(new);
+}
+
+/// Widens each image's own row into `own`, B x D.
+pub fn gather<E: Element>(bank: &[E], dim: usize, rows: &[u64], own: &mut [f32]) {
+    for (&row, to) in rows.iter().zip(own.chunks_exact_mut(dim)) {
+        let row = &bank[row as usize * dim..][..dim];
+        (to.iter_mut().zip(row)).for_each(|(to, x)| *to = x.widen());
     }
 }

@@ -18,6 +18,7 @@ mod memory;
 mod parameters;
 mod pooling;
 mod program;
+mod rows;
 mod sgd;
 mod simd;
 mod threads;
@@ -29,17 +30,18 @@ use npid_network::method::{Head, Npid};
 use crate::candidates::Candidates;
 use crate::state::{self, StateEntry, StateKind};
 use crate::{
-    Description, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, check_images,
-    check_objective, objective_nodes, output_nodes,
+    BankHealth, Description, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output,
+    Sizes, check_images, check_objective, objective_nodes, output_nodes,
 };
 use batch_norm::Statistics;
 use conv2d::ConvPlan;
 use feature::InputTable;
-use heads::{Comparison, Drawn, Nce, Partials};
+use heads::{Compared, Comparison, Drawn, Nce, Partials};
 use memory::Buffer;
 use npid_network::graph::{NodeId, Op, Shape};
 use parameters::Parameters;
 use program::{Program, Work};
+use rows::{Element, Rows, View, ViewMut};
 pub use simd::Isa;
 use threads::Threads;
 
@@ -98,7 +100,8 @@ fn check_memory(description: &Description, shapes: &[Shape], sizes: Sizes) -> Re
         numbers += 5 * param.shape.iter().map(|d| big(*d)).product::<u128>();
     }
     if let Some(method) = &description.method {
-        numbers += big(method.memory_bank.length) * big(method.memory_bank.feat_dim);
+        let bank = method.memory_bank;
+        numbers += (big(bank.length) * big(bank.feat_dim) * big(bank.dtype.bytes())).div_ceil(4);
     }
     if Buffer::possible(numbers) {
         return Ok(());
@@ -123,7 +126,7 @@ struct Compiled {
 
 /// The memory bank and what the method needs beside it.
 struct Bank {
-    rows: Vec<f32>,
+    rows: Rows,
     /// The NCE head's ln Z.
     log_z: f32,
     partials: Partials,
@@ -131,7 +134,10 @@ struct Bank {
     panels: Buffer,
     pending_rows: Vec<u64>,
     pending_features: Vec<f32>,
-    scratch: Vec<f32>,
+    /// Their own rows as they were.
+    own: Vec<f32>,
+    gradient: Vec<f32>,
+    health: Option<BankHealth>,
 }
 
 impl Cpu {
@@ -199,7 +205,8 @@ impl Cpu {
             })
             .collect::<Result<Vec<_>, Error>>()?;
         let bank = (description.method.as_ref())
-            .map(|m| Bank::new(m, description.seed, sizes.batch, lanes));
+            .map(|m| Bank::new(m, description.seed, sizes.batch, lanes, &threads))
+            .transpose()?;
         Ok(Cpu {
             input: InputTable::new(mean, std),
             arena: Buffer::new(program.arena_len),
@@ -288,55 +295,20 @@ impl Cpu {
             Objective::Npid { rows, draws } => {
                 let embedding = network.embedding.expect("checked: there is an embedding");
                 let method = self.description.method.expect("checked: there is a method");
-                let dim = method.memory_bank.feat_dim;
                 let at = self.program.train.values[embedding.0].expect("the embedding is a step");
-                let len = count * dim;
+                let len = count * method.memory_bank.feat_dim;
                 let bank = self.bank.as_mut().expect("a method has a bank");
                 bank.pending_rows.clear();
                 bank.pending_rows.extend_from_slice(rows);
                 bank.pending_features.clear();
                 (bank.pending_features).extend_from_slice(&self.arena.as_slice()[at..at + len]);
-                let comparison = Comparison {
-                    isa: self.isa,
-                    dim,
-                    temperature: method.head.temperature(),
-                    features: &bank.pending_features,
-                    rows,
-                    bank: &bank.rows,
-                    excluded: self.candidates.any_excluded(),
-                };
-                let gradient = &mut bank.scratch[..len];
-                let partials = &mut bank.partials;
-                let drawn = self.candidates.sampler().map(|sampler| Drawn {
-                    sampler,
-                    draws,
-                    neg_num: method.neg_num,
-                });
-                let drawn = || drawn.expect("a head that samples has a sampler");
-                let value = match method.head {
-                    Head::Softmax { .. } => {
-                        comparison.softmax(partials, &mut bank.panels, gradient)
-                    }
-                    Head::Contrastive { .. } => comparison.contrastive(drawn(), partials, gradient),
-                    Head::Nce {
-                        z_momentum,
-                        proximal,
-                        ..
-                    } => {
-                        let nce = Nce {
-                            z_momentum,
-                            proximal,
-                        };
-                        let log_z = &mut bank.log_z;
-                        comparison.nce(nce, drawn(), log_z, partials, gradient)
-                    }
-                };
+                let value = bank.compare(&method, self.isa, &self.candidates, draws);
                 losses.push(Loss {
                     name: "loss".into(),
                     value,
                 });
                 if let Some(range) = place(embedding) {
-                    self.arena.as_mut_slice()[range].copy_from_slice(gradient);
+                    self.arena.as_mut_slice()[range].copy_from_slice(&bank.gradient[..len]);
                     live[embedding.0] = true;
                 }
             }
@@ -353,12 +325,17 @@ impl Cpu {
 }
 
 impl Bank {
-    fn new(method: &Npid, seed: u64, batch: usize, lanes: usize) -> Self {
-        let (n, dim) = (method.memory_bank.length, method.memory_bank.feat_dim);
-        let mut rows = Vec::with_capacity(n * dim);
-        for row in 0..n {
-            rows.extend(random_row(row as u64, dim, seed));
-        }
+    fn new(
+        method: &Npid,
+        seed: u64,
+        batch: usize,
+        lanes: usize,
+        threads: &Threads,
+    ) -> Result<Self, Error> {
+        let settings = method.memory_bank;
+        let (n, dim) = (settings.length, settings.feat_dim);
+        let mut rows = Rows::new(settings.dtype, n * dim)?;
+        threads.enter(|| rows.fill(dim, |row| random_row(row, dim, seed)));
         let (segments, panels) = match method.head {
             Head::Softmax { .. } => (
                 heads::row_segments(n).count(),
@@ -368,23 +345,130 @@ impl Bank {
                 (heads::negative_segments(method.neg_num).count(), 0)
             }
         };
-        Bank {
+        Ok(Bank {
             rows,
             log_z: f32::NEG_INFINITY,
             partials: Partials::new(segments, batch, dim),
             panels: Buffer::new(panels),
             pending_rows: Vec::with_capacity(batch),
             pending_features: Vec::with_capacity(batch * dim),
-            scratch: vec![0.0; batch * dim],
+            own: vec![0.0; batch * dim],
+            gradient: vec![0.0; batch * dim],
+            health: None,
+        })
+    }
+
+    /// Bytes taken.
+    fn bytes(&self) -> usize {
+        let floats = self.panels.len() + 2 * self.own.len() + self.gradient.len();
+        self.rows.len() * self.rows.dtype().bytes() + self.partials.bytes() + floats * 4
+    }
+
+    /// Compares the pending features with the bank: their loss; its gradient is left in `gradient`.
+    fn compare(
+        &mut self,
+        method: &Npid,
+        isa: Isa,
+        candidates: &Candidates,
+        draws: Draws<'_>,
+    ) -> f32 {
+        let dim = method.memory_bank.feat_dim;
+        let len = self.pending_features.len();
+        let (rows, own) = (&self.pending_rows, &mut self.own[..len]);
+        let view = self.rows.view();
+        match view {
+            View::F32(bank) => bank::gather(bank, dim, rows, own),
+            View::Bf16(bank) => bank::gather(bank, dim, rows, own),
+            View::F16(bank) => bank::gather(bank, dim, rows, own),
+        }
+        let beside = Beside {
+            method,
+            draws,
+            candidates,
+            partials: &mut self.partials,
+            panels: &mut self.panels,
+            log_z: &mut self.log_z,
+            gradient: &mut self.gradient[..len],
+        };
+        let comparison = Comparison {
+            isa,
+            dim,
+            temperature: method.head.temperature(),
+            features: &self.pending_features,
+            rows,
+            bank: &[0f32; 0][..],
+            own,
+            excluded: candidates.any_excluded(),
+        };
+        let compared = match view {
+            View::F32(bank) => beside.run(comparison.over(bank)),
+            View::Bf16(bank) => beside.run(comparison.over(bank)),
+            View::F16(bank) => beside.run(comparison.over(bank)),
+        };
+        let dot = |(f, v): (&f32, &f32)| f64::from(*f) * f64::from(*v);
+        let dots: f64 = self.pending_features.iter().zip(&*own).map(dot).sum();
+        self.health = Some(BankHealth {
+            alignment: (dots / rows.len() as f64) as f32,
+            effective_negatives: compared.effective_negatives,
+        });
+        compared.loss
+    }
+
+    /// Commits the pending features, if there are any.
+    fn update(&mut self, momentum: f32, dim: usize) -> bool {
+        let (rows, features, own) = (&self.pending_rows, &self.pending_features, &self.own);
+        let pending = !rows.is_empty();
+        match self.rows.view_mut() {
+            ViewMut::F32(bank) => bank::update(bank, dim, momentum, rows, features, own),
+            ViewMut::Bf16(bank) => bank::update(bank, dim, momentum, rows, features, own),
+            ViewMut::F16(bank) => bank::update(bank, dim, momentum, rows, features, own),
+        }
+        self.pending_rows.clear();
+        pending
+    }
+}
+
+/// What a comparison needs beside features and rows.
+struct Beside<'a> {
+    method: &'a Npid,
+    draws: Draws<'a>,
+    candidates: &'a Candidates,
+    partials: &'a mut Partials,
+    panels: &'a mut Buffer,
+    log_z: &'a mut f32,
+    gradient: &'a mut [f32],
+}
+
+impl Beside<'_> {
+    fn run<E: Element>(self, comparison: Comparison<'_, E>) -> Compared {
+        let (partials, gradient) = (self.partials, self.gradient);
+        let drawn = (self.candidates.sampler()).map(|sampler| Drawn {
+            sampler,
+            draws: self.draws,
+            neg_num: self.method.neg_num,
+        });
+        let drawn = || drawn.expect("a head that samples has a sampler");
+        match self.method.head {
+            Head::Softmax { .. } => comparison.softmax(partials, self.panels, gradient),
+            Head::Contrastive { .. } => comparison.contrastive(drawn(), partials, gradient),
+            Head::Nce {
+                z_momentum,
+                proximal,
+                ..
+            } => {
+                let nce = Nce {
+                    z_momentum,
+                    proximal,
+                };
+                comparison.nce(nce, drawn(), self.log_z, partials, gradient)
+            }
         }
     }
 }
 
 impl Engine for Cpu {
     fn info(&self) -> Info {
-        let bank = self.bank.as_ref().map_or(0, |b| {
-            b.rows.len() * 4 + b.partials.bytes() + b.panels.len() * 4 + b.scratch.len() * 8
-        });
+        let bank = self.bank.as_ref().map_or(0, Bank::bytes);
         let buffers = self.arena.len() + self.packed.len() + self.workspace.len();
         let bank = bank + self.candidates.excluded().len();
         Info {
@@ -446,23 +530,19 @@ impl Engine for Cpu {
     }
 
     fn update_bank(&mut self) -> Result<(), Error> {
-        let pending = self.bank.as_mut().filter(|b| !b.pending_rows.is_empty());
-        let (Some(memory), Some(method)) = (pending, &self.description.method) else {
-            return Err(Error::Argument(
-                "no features are pending: take an NPID gradient first".into(),
-            ));
-        };
-        let settings = method.memory_bank;
-        bank::update(
-            &mut memory.rows,
-            settings.feat_dim,
-            settings.momentum,
-            &memory.pending_rows,
-            &memory.pending_features,
-            &mut memory.scratch,
-        );
-        memory.pending_rows.clear();
-        Ok(())
+        if let (Some(bank), Some(method)) = (&mut self.bank, &self.description.method) {
+            let settings = method.memory_bank;
+            if bank.update(settings.momentum, settings.feat_dim) {
+                return Ok(());
+            }
+        }
+        Err(Error::Argument(
+            "no features are pending: take an NPID gradient first".into(),
+        ))
+    }
+
+    fn bank_health(&self) -> Option<BankHealth> {
+        self.bank.as_ref()?.health
     }
 
     fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error> {
@@ -480,7 +560,9 @@ impl Engine for Cpu {
             StateKind::Gradient(i) => p.outward(i, &p.gradients[i]),
             StateKind::Momentum(i) => p.outward(i, &p.momenta[i]),
             StateKind::Statistic(i) => p.statistics[i].clone(),
-            StateKind::Bank => self.bank.as_ref().map_or(Vec::new(), |b| b.rows.clone()),
+            StateKind::Bank => {
+                (self.bank.as_ref()).map_or(Vec::new(), |b| b.rows.read(0..b.rows.len()))
+            }
             StateKind::LogZ => self.bank.iter().map(|b| b.log_z).collect(),
         })
     }
@@ -505,7 +587,7 @@ impl Engine for Cpu {
             StateKind::Statistic(i) => p.statistics[i].copy_from_slice(values),
             StateKind::Bank => {
                 if let Some(bank) = &mut self.bank {
-                    bank.rows.copy_from_slice(values);
+                    bank.rows.write(0, values);
                 }
             }
             StateKind::LogZ => {

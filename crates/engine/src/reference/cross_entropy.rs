@@ -22,6 +22,7 @@ pub fn cross_entropy<T: Float>(logits: &[T], labels: &[u32]) -> Loss<T> {
         }
     }
     Loss {
+        effective_negatives: f64::NAN,
         value: value / batch as f64,
         gradient,
     }

@@ -28,8 +28,8 @@ use npid_network::method::{Description, Head};
 
 use crate::candidates::Candidates;
 use crate::interface::{
-    Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, check_images,
-    check_objective, objective_nodes, output_nodes,
+    BankHealth, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes,
+    check_images, check_objective, objective_nodes, output_nodes,
 };
 use crate::state::{self, StateEntry, StateKind};
 
@@ -57,6 +57,7 @@ pub struct Reference<T> {
     /// Rows and features that wait for `update_bank`.
     pending: Option<(Vec<u64>, Vec<T>)>,
     losses: Vec<f64>,
+    health: Option<BankHealth>,
 }
 
 impl<T: Float> Reference<T> {
@@ -101,11 +102,13 @@ impl<T: Float> Reference<T> {
             candidates: Candidates::new(description)?,
             pending: None,
             losses: Vec::new(),
+            health: None,
         };
         if let Some(method) = &description.method {
-            let (rows, dim) = (method.memory_bank.length, method.memory_bank.feat_dim);
-            engine.bank = (0..rows as u64)
-                .flat_map(|row| widen(init::random_row(row, dim, seed)))
+            let settings = method.memory_bank;
+            engine.bank = (0..settings.length as u64)
+                .flat_map(|row| widen(init::random_row(row, settings.feat_dim, seed)))
+                .map(|x| bank::round(x, settings.dtype))
                 .collect();
         }
         Ok(engine)
@@ -208,6 +211,17 @@ impl<T: Float> Reference<T> {
         }
     }
 
+    /// What the features `f` say of the bank.
+    fn health(&self, f: &[T], rows: &[u64], effective_negatives: f64) -> BankHealth {
+        let dim = f.len() / rows.len();
+        let own = |j: u64| &self.bank[j as usize * dim..][..dim];
+        let dots = (f.chunks_exact(dim).zip(rows)).map(|(f, &j)| float::dot(f, own(j)));
+        BankHealth {
+            alignment: (dots.sum::<f64>() / rows.len() as f64) as f32,
+            effective_negatives: effective_negatives as f32,
+        }
+    }
+
     fn check(&self, images: Images<'_>, objective: Objective<'_>) -> Result<(), Error> {
         check_images(images, self.sizes, self.description.network.in_channels())?;
         check_objective(objective, &self.description, images.count)?;
@@ -280,6 +294,7 @@ impl<T: Float> Engine for Reference<T> {
                         continue;
                     };
                     losses.push(("loss".into(), loss.value));
+                    self.health = Some(self.health(f, rows, loss.effective_negatives));
                     seeds.push((node, loss.gradient));
                     self.pending = Some((rows.to_vec(), f.clone()));
                 }
@@ -334,13 +349,12 @@ impl<T: Float> Engine for Reference<T> {
                 "no features wait for the bank; an NPID gradient leaves them".into(),
             ));
         };
-        bank::update(
-            &mut self.bank,
-            &rows,
-            &features,
-            method.memory_bank.momentum,
-        );
+        bank::update(&mut self.bank, &rows, &features, method.memory_bank);
         Ok(())
+    }
+
+    fn bank_health(&self) -> Option<BankHealth> {
+        self.health
     }
 
     fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error> {
@@ -367,6 +381,12 @@ impl<T: Float> Engine for Reference<T> {
         }
         for (into, &v) in into.iter_mut().zip(values) {
             *into = T::of(f64::from(v));
+        }
+        if name == state::BANK
+            && let Some(method) = self.description.method
+        {
+            let rounded = |x: &mut T| *x = bank::round(*x, method.memory_bank.dtype);
+            self.bank.iter_mut().for_each(rounded);
         }
         Ok(())
     }

@@ -18,6 +18,15 @@ pub struct Loss<T> {
     pub value: f64,
     /// B x D, already divided by B.
     pub gradient: Vec<T>,
+    /// Mean over the batch of (Σ w)² / Σ w² over the negatives, w their weights in the gradient; NaN
+    /// where there are none.
+    pub effective_negatives: f64,
+}
+
+/// (Σ w)² / Σ w².
+fn effective(weights: impl Iterator<Item = f64> + Clone) -> f64 {
+    let sum: f64 = weights.clone().sum();
+    sum * sum / weights.map(|w| w * w).sum::<f64>()
 }
 
 /// MMSelfSup's `ContrastiveHead` on a bank: the candidates of image i are its own row and its K
@@ -34,7 +43,8 @@ pub fn contrastive<T: Float>(
     let k = negatives.len() / rows.len();
     over_batch(features, bank, rows, temperature, |i| {
         let own = std::iter::once(rows[i]);
-        own.chain(negatives[i * k..][..k].iter().copied()).collect()
+        let all = own.chain(negatives[i * k..][..k].iter().copied());
+        (all.collect(), 0)
     })
 }
 
@@ -52,28 +62,34 @@ pub fn softmax<T: Float>(
         .filter(|&j| !excluded[j])
         .map(|j| j as u64)
         .collect();
-    over_batch(features, bank, rows, temperature, |_| all.clone())
+    over_batch(features, bank, rows, temperature, |i| {
+        let own = all.iter().position(|&j| j == rows[i]);
+        (all.clone(), own.expect("no image's own row is excluded"))
+    })
 }
 
+/// `candidates` gives those of an image, and which of them is the positive.
 fn over_batch<T: Float>(
     features: &[T],
     bank: &[T],
     rows: &[u64],
     temperature: f32,
-    candidates: impl Fn(usize) -> Vec<u64>,
+    candidates: impl Fn(usize) -> (Vec<u64>, usize),
 ) -> Loss<T> {
     let (batch, tau) = (rows.len(), f64::from(temperature));
     let dim = features.len() / batch;
     let row = |j: u64| &bank[j as usize * dim..][..dim];
-    let mut value = 0.0;
+    let (mut value, mut effective_negatives) = (0.0, 0.0);
     let mut gradient = Vec::with_capacity(features.len());
     for (i, f) in features.chunks_exact(dim).enumerate() {
-        let candidates = candidates(i);
+        let (candidates, positive) = candidates(i);
         let own = dot(f, row(rows[i])) / tau;
         let logits: Vec<f64> = candidates.iter().map(|&j| dot(f, row(j)) / tau).collect();
         let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = logits.iter().map(|s| (s - top).exp()).sum();
         value += top + sum.ln() - own;
+        let negatives = (0..logits.len()).filter(|&j| j != positive);
+        effective_negatives += effective(negatives.map(|j| (logits[j] - top).exp()));
         let mut df: Vec<f64> = row(rows[i]).iter().map(|v| -v.f64()).collect();
         for (&j, s) in candidates.iter().zip(&logits) {
             let p = (s - top).exp() / sum;
@@ -86,6 +102,7 @@ fn over_batch<T: Float>(
     Loss {
         value: value / batch as f64,
         gradient,
+        effective_negatives: effective_negatives / batch as f64,
     }
 }
 
@@ -120,10 +137,12 @@ pub fn nce<T: Float>(
     let lambda = f64::from(nce.proximal);
     let shift = nce.log_z + (k as f64 / n).ln();
     let row = |j: u64| &bank[j as usize * dim..][..dim];
-    let mut value = 0.0;
+    let (mut value, mut effective_negatives) = (0.0, 0.0);
     let mut gradient = Vec::with_capacity(features.len());
     for (i, f) in features.chunks_exact(dim).enumerate() {
         let own = row(rows[i]);
+        let h = |&j: &u64| sigmoid(dot(f, row(j)) / tau - shift);
+        effective_negatives += effective(negatives[i * k..][..k].iter().map(h));
         let x = dot(f, own) / tau - shift;
         value += softplus(-x);
         let mut df: Vec<f64> = own.iter().map(|v| -sigmoid(-x) * v.f64() / tau).collect();
@@ -144,6 +163,7 @@ pub fn nce<T: Float>(
     Loss {
         value: value / batch as f64,
         gradient,
+        effective_negatives: effective_negatives / batch as f64,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use npid_engine::{Description, Sizes};
 use npid_network::graph::{Init, Network, Window};
-use npid_network::method::{Head, Lars, MemoryBank, Npid, Sgd};
+use npid_network::method::{Head, Lars, MemoryBank, Npid, RowType, Sgd};
 use npid_network::neck::{Layers, Neck, embed};
 use npid_network::resnet::{ResNet, Stem, Style};
 
@@ -29,6 +29,8 @@ pub struct Case {
     /// Whether some rows are drawn more often, and one never.
     pub weighted: bool,
     pub bank_momentum: f32,
+    /// How the bank's rows are stored.
+    pub rows_dtype: RowType,
     /// Classes of each classifier, on the pooled last stage.
     pub classifiers: &'static [usize],
     /// Parameters whose name starts with this are frozen.
@@ -60,6 +62,7 @@ const BASE: Case = Case {
     ensure_neg: true,
     weighted: false,
     bank_momentum: 0.5,
+    rows_dtype: RowType::F32,
     classifiers: &[],
     frozen: None,
     sgd: SGD,
@@ -351,6 +354,7 @@ impl Case {
                 length: self.rows,
                 feat_dim: net.feat_dim(),
                 momentum: self.bank_momentum,
+                dtype: self.rows_dtype,
             },
             neg_num: self.neg_num,
             ensure_neg: self.ensure_neg,

@@ -18,6 +18,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+use npid_network::method::RowType;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -206,6 +207,13 @@ pub struct MemoryBank {
     /// What the rows are before the first step.
     #[serde(default)]
     pub init: Start,
+    /// How rows are stored; all sums are taken in f32.
+    #[serde(
+        default,
+        with = "parts::row_type",
+        skip_serializing_if = "parts::row_type::is_f32"
+    )]
+    pub dtype: RowType,
 }
 
 /// `[data]`.

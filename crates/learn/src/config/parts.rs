@@ -69,6 +69,29 @@ pub enum Start {
     Features,
 }
 
+/// `model.memory_bank.dtype`, by its name.
+pub(super) mod row_type {
+    use npid_network::method::RowType;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(dtype: &RowType, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(dtype.name())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<RowType, D::Error> {
+        let name = String::deserialize(from)?;
+        RowType::named(&name).ok_or_else(|| {
+            let known = RowType::NAMED.map(|(name, _)| name).join(", ");
+            D::Error::custom(format!("unknown type '{name}' of rows; there are {known}"))
+        })
+    }
+
+    pub fn is_f32(dtype: &RowType) -> bool {
+        *dtype == RowType::F32
+    }
+}
+
 /// `optimizer.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OptimizerType {

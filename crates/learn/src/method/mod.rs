@@ -164,6 +164,7 @@ fn npid(config: &Config, images: usize) -> Npid {
             length: images,
             feat_dim: config.feat_dim(),
             momentum: model.memory_bank.momentum as f32,
+            dtype: model.memory_bank.dtype,
         },
         neg_num: model.neg_num,
         ensure_neg: model.ensure_neg,

@@ -8,7 +8,7 @@ use npid_engine::reference::Reference;
 use npid_engine::{Description, Draws, Engine, Images, Norm, Objective, Output, Sizes};
 use npid_learn::Error;
 use npid_network::graph::{Init, Network};
-use npid_network::method::{Head, MemoryBank, Npid, Sgd};
+use npid_network::method::{Head, MemoryBank, Npid, RowType, Sgd};
 use npid_network::neck::{self, Neck};
 use npid_network::philox::{Purpose, Stream};
 use npid_network::resnet::{ResNet, Stem};
@@ -85,6 +85,7 @@ fn tiny(seed: u64) -> Result<(Description, Sizes), Error> {
             length: 16,
             feat_dim: dim,
             momentum: 0.5,
+            dtype: RowType::F32,
         },
         neg_num: 1,
         ensure_neg: false,

@@ -1,8 +1,9 @@
 //! Noise-contrastive estimation: each candidate alone is judged to be the own row or noise.
 
+use super::super::rows::Element;
 use super::super::simd::Simd;
 use super::negatives::{Drawn, Work};
-use super::{Comparison, Partials};
+use super::{Compared, Comparison, Partials, ROW, Weights, kept};
 
 /// The head's settings.
 #[derive(Clone, Copy)]
@@ -13,7 +14,7 @@ pub struct Nce {
     pub proximal: f32,
 }
 
-impl Comparison<'_> {
+impl<E: Element> Comparison<'_, E> {
     /// Mean NCE loss (Wu et al. 2018, equations 7 and 10) against K negatives for each image;
     /// `gradient` is overwritten. `log_z` is ln Z: estimated from this batch first where it is
     /// negative infinity, moved towards the batch's afterwards where a momentum asks for that.
@@ -24,7 +25,7 @@ impl Comparison<'_> {
         log_z: &mut f32,
         partials: &mut Partials,
         gradient: &mut [f32],
-    ) -> f32 {
+    ) -> Compared {
         let first = *log_z == f32::NEG_INFINITY;
         if first {
             let segments = self.over_negatives(drawn, Work::Estimate, partials);
@@ -35,7 +36,7 @@ impl Comparison<'_> {
         let estimate = !first && nce.z_momentum > 0.0;
         let work = Work::Nce { shift, estimate };
         let segments = self.over_negatives(drawn, work, partials);
-        let loss = self.merge_nce(nce, shift, partials, segments, gradient);
+        let compared = self.merge_nce(nce, shift, partials, segments, gradient);
         if estimate {
             let batch = self.estimate(drawn.neg_num, partials, segments);
             let (old, r) = (f64::from(*log_z), f64::from(nce.z_momentum));
@@ -43,7 +44,7 @@ impl Comparison<'_> {
             let sum = (1.0 - r) * (old - top).exp() + r * (batch - top).exp();
             *log_z = (top + sum.ln()) as f32;
         }
-        loss
+        compared
     }
 
     /// ln of N times the mean of exp(s) over all positives and negatives.
@@ -70,20 +71,22 @@ impl Comparison<'_> {
         partials: &Partials,
         segments: usize,
         gradient: &mut [f32],
-    ) -> f32 {
+    ) -> Compared {
         let (count, dim, stride) = (self.count(), self.dim, partials.stride);
         let all = partials.buffer.as_slice();
-        self.mean_loss(gradient, |b, f, v, g| {
+        self.mean(gradient, |b, f, v, g| {
             let x = self.own_logit(b) - f64::from(shift);
             let e = (-x.abs()).exp();
             // -ln h and 1 - h, without a difference of nearly equal numbers.
             let mut loss = (-x).max(0.0) + e.ln_1p();
             let miss = (if x > 0.0 { e } else { 1.0 } / (1.0 + e)) as f32;
             g.iter_mut().zip(v).for_each(|(g, v)| *g = -miss * v);
+            let mut negatives = Weights::default();
             for i in 0..segments {
                 let part = &all[(i * count + b) * stride..][..stride];
-                loss += f64::from(part[dim + 2]);
-                (g.iter_mut().zip(&part[2..])).for_each(|(g, p)| *g += p);
+                loss += f64::from(part[ROW + dim]);
+                negatives.add(Weights::of(part[ROW + dim + 1], part[ROW + dim + 2], 1.0));
+                (g.iter_mut().zip(&part[ROW..])).for_each(|(g, p)| *g += p);
             }
             let (factor, pull) = (1.0 / self.temperature, 2.0 * nce.proximal);
             let mut square = 0f64;
@@ -92,42 +95,52 @@ impl Comparison<'_> {
                 square += f64::from(apart) * f64::from(apart);
                 *g = (*g * factor + pull * apart) / count as f32;
             }
-            loss + f64::from(nce.proximal) * square
+            let loss = loss + f64::from(nce.proximal) * square;
+            (loss, negatives.effective())
         })
     }
 }
 
-/// Turns `n` logits into h = σ(s - shift), lanes from `n` on into 0; returns Σ -ln(1 - h).
+/// Turns `n` logits into h = σ(s - shift), lanes from `n` on into 0; adds Σ -ln(1 - h), Σ h and
+/// Σ h² to `sums`.
 ///
 /// With x = s - shift and e = exp(-|x|), all without overflow or cancellation: h is 1/(1+e) for
 /// x > 0, else e/(1+e), and -ln(1 - h) = max(x, 0) + ln(1 + e).
 ///
 /// # Safety
-/// The instruction set must be available; `s` must be a multiple of its vectors, and hold n.
+/// The instruction set must be available; `s` must be whole vectors, and hold n.
 #[inline(always)]
-pub(super) unsafe fn judge<S: Simd>(s: &mut [f32], n: usize, shift: f32) -> f32 {
+pub(super) unsafe fn judge<S: Simd>(s: &mut [f32], n: usize, shift: f32, sums: &mut [f32]) {
     // SAFETY: every access is within n logits.
     unsafe {
         let (zero, one) = (S::zero(), S::splat(1.0));
         let shift = S::splat(shift);
-        let mut losses = zero;
+        let (mut losses, mut weights, mut squares) = (zero, zero, zero);
         let mut j = 0;
         while j < n {
-            let lanes = S::LANES.min(n - j);
-            let x = S::sub(S::load_first(s.as_ptr().add(j), lanes), shift);
+            let p = s.as_mut_ptr().add(j);
+            let x = S::sub(S::load(p), shift);
             let e = S::exp(S::sub(zero, S::max(x, S::sub(zero, x))));
             let not_above = S::sub(e, S::where_positive(x, e));
             let above = S::where_positive(x, one);
-            let h = S::div(S::add(above, not_above), S::add(one, e));
-            let loss = S::add(S::max(zero, x), S::ln_1p(e));
-            // Lanes beyond n hold a logit of 0, which counts for nothing: through memory, where
-            // only the first lanes are touched.
-            S::store_first(s.as_mut_ptr().add(j), loss, lanes);
-            losses = S::add(losses, S::load_first(s.as_ptr().add(j), lanes));
-            S::store_first(s.as_mut_ptr().add(j), h, lanes);
-            j += lanes;
+            let mut h = S::div(S::add(above, not_above), S::add(one, e));
+            let mut loss = S::add(S::max(zero, x), S::ln_1p(e));
+            // What stands beyond n counts for nothing.
+            if n - j < S::LANES {
+                S::store(p, loss);
+                loss = kept::<S>(p, n - j);
+                S::store(p, h);
+                h = kept::<S>(p, n - j);
+            }
+            S::store(p, h);
+            losses = S::add(losses, loss);
+            weights = S::add(weights, h);
+            squares = S::fma(h, h, squares);
+            j += S::LANES;
         }
         s[n..].fill(0.0);
-        S::sum(losses)
+        for (sum, x) in sums.iter_mut().zip([losses, weights, squares]) {
+            *sum += S::sum(x);
+        }
     }
 }

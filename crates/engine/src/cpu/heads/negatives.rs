@@ -3,10 +3,11 @@
 use npid_network::method::{NegativeSampler, Negatives};
 
 use super::super::memory::Ptr;
+use super::super::rows::Element;
 use super::super::simd::{Kernel, Simd};
 use super::super::threads::{Parts, parallel};
 use super::nce::judge;
-use super::{Comparison, Partials, weigh};
+use super::{Compared, Comparison, Own, Partials, ROW, weigh};
 use crate::Draws;
 
 /// Negatives of a block: their rows are read for the logits and again, from L1, for the sum.
@@ -50,16 +51,16 @@ pub enum Work {
     },
 }
 
-impl Comparison<'_> {
+impl<E: Element> Comparison<'_, E> {
     /// Mean contrastive loss against K negatives for each image; `gradient` is overwritten.
     pub fn contrastive(
         &self,
         drawn: Drawn<'_>,
         partials: &mut Partials,
         gradient: &mut [f32],
-    ) -> f32 {
+    ) -> Compared {
         let segments = self.over_negatives(drawn, Work::Softmax, partials);
-        self.merge(partials, segments, true, gradient)
+        self.merge(partials, segments, Own::Beside, gradient)
     }
 
     /// Does `work` for all negatives of all images; returns the number of segments.
@@ -92,8 +93,8 @@ impl Comparison<'_> {
 }
 
 /// Some negatives of one image.
-struct NegativeSegment<'a> {
-    comparison: &'a Comparison<'a>,
+struct NegativeSegment<'a, E> {
+    comparison: &'a Comparison<'a, E>,
     drawn: Drawn<'a>,
     work: Work,
     image: usize,
@@ -101,7 +102,7 @@ struct NegativeSegment<'a> {
     to: Ptr,
 }
 
-impl Kernel for NegativeSegment<'_> {
+impl<E: Element> Kernel for NegativeSegment<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -116,7 +117,7 @@ impl Kernel for NegativeSegment<'_> {
         } = *self.comparison;
         let f = &features[self.image * dim..][..dim];
         // SAFETY: this segment's own partial sums.
-        let partial = unsafe { self.to.slice_mut(dim + 3) };
+        let partial = unsafe { self.to.slice_mut(ROW + dim + 3) };
         let sampled = match self.drawn.draws {
             Draws::Sampled { epoch, occurrences } => {
                 let row = rows[self.image];
@@ -124,107 +125,163 @@ impl Kernel for NegativeSegment<'_> {
             }
             Draws::Given(_) => None,
         };
-        let mut next = [bank.as_ptr(); BLOCK_NEGATIVES];
+        // Rows lie anywhere: those of the first block are asked for at once, all others while the
+        // block before them is worked on, a few at a time, since no more than about 20 lines can
+        // be on their way.
+        let mut next = Asked {
+            rows: [bank.as_ptr(); BLOCK_NEGATIVES],
+            bytes: dim * size_of::<E>(),
+            asked: 0,
+        };
         let mut at = self.negatives.start;
-        let mut n = self.fetch::<S>(at, &sampled, &mut next);
+        let mut n = self.draw(at, &sampled, &mut next);
+        next.ask::<S>(BLOCK_NEGATIVES);
         while n > 0 {
-            let block = next;
+            let block = next.rows;
             let here = n;
             at += here;
-            n = self.fetch::<S>(at, &sampled, &mut next);
+            n = self.draw(at, &sampled, &mut next);
             let mut s = [0f32; BLOCK_NEGATIVES];
             // SAFETY: `block` holds `here` rows of D numbers.
             unsafe {
-                dots::<S>(f, &block[..here], &mut s);
+                dots::<S, E>(f, &block[..here], &mut s, &mut next);
                 s.iter_mut().for_each(|s| *s /= temperature);
                 match self.work {
                     Work::Softmax => weigh::<S>(&mut s, here, partial, dim),
                     Work::Estimate => {
                         weigh::<S>(&mut s, here, partial, 0);
+                        next.ask::<S>(BLOCK_NEGATIVES);
                         continue;
                     }
                     Work::Nce { shift, estimate } => {
                         if estimate {
                             weigh::<S>(&mut s.clone(), here, partial, 0);
                         }
-                        partial[dim + 2] += judge::<S>(&mut s, here, shift);
+                        judge::<S>(&mut s, here, shift, &mut partial[ROW + dim..]);
                     }
                 }
-                add_rows::<S>(&block[..here], &s, &mut partial[2..dim + 2]);
+                let sum = &mut partial[ROW..ROW + dim];
+                add_rows::<S, E>(&block[..here], &s, sum, &mut next);
             }
+            next.ask::<S>(BLOCK_NEGATIVES);
         }
     }
 }
 
-impl NegativeSegment<'_> {
-    /// Draws the block of negatives from `at` on and asks for their rows, which lie anywhere;
-    /// returns how many there are.
+/// Rows of a block that are asked for before they are needed.
+struct Asked<E> {
+    rows: [*const E; BLOCK_NEGATIVES],
+    bytes: usize,
+    /// How many have been asked for.
+    asked: usize,
+}
+
+impl<E: Element> Asked<E> {
+    /// Asks for `count` more, if there are so many.
     #[inline(always)]
-    fn fetch<S: Simd>(
-        &self,
-        at: usize,
-        sampled: &Option<Negatives<'_>>,
-        block: &mut [*const f32; BLOCK_NEGATIVES],
-    ) -> usize {
-        let dim = self.comparison.dim;
-        let n = BLOCK_NEGATIVES.min(self.negatives.end.saturating_sub(at));
-        for (j, p) in block[..n].iter_mut().enumerate() {
-            let row = match (sampled, self.drawn.draws) {
-                (Some(negatives), _) => negatives.get((at + j) as u32),
-                (None, Draws::Given(given)) => given[self.image * self.drawn.neg_num + at + j],
-                (None, Draws::Sampled { .. }) => unreachable!("sampled draws have a sampler"),
-            };
-            let row = &self.comparison.bank[row as usize * dim..][..dim];
-            *p = row.as_ptr();
-            for line in (0..dim).step_by(16) {
+    fn ask<S: Simd>(&mut self, count: usize) {
+        let end = (self.asked + count).min(BLOCK_NEGATIVES);
+        for row in &self.rows[self.asked..end] {
+            for line in (0..self.bytes).step_by(64) {
                 // SAFETY: a prefetch touches nothing.
-                unsafe { S::prefetch(row.as_ptr().wrapping_add(line)) };
+                unsafe { S::prefetch(row.cast::<u8>().wrapping_add(line)) };
             }
+        }
+        self.asked = end;
+    }
+}
+
+impl<E: Element> NegativeSegment<'_, E> {
+    /// Draws the block of negatives from `at` on; returns how many there are.
+    #[inline(always)]
+    fn draw(&self, at: usize, sampled: &Option<Negatives<'_>>, block: &mut Asked<E>) -> usize {
+        let n = BLOCK_NEGATIVES.min(self.negatives.end.saturating_sub(at));
+        block.asked = 0;
+        let rows = match (sampled, self.drawn.draws) {
+            _ if n == 0 => return 0,
+            (Some(negatives), _) => negatives.many::<BLOCK_NEGATIVES>(at as u32),
+            (None, Draws::Given(given)) => {
+                let mut rows = [0; BLOCK_NEGATIVES];
+                rows[..n].copy_from_slice(&given[self.image * self.drawn.neg_num + at..][..n]);
+                rows
+            }
+            (None, Draws::Sampled { .. }) => unreachable!("sampled draws have a sampler"),
+        };
+        let Comparison { dim, bank, .. } = *self.comparison;
+        for (row, p) in rows.iter().zip(&mut block.rows) {
+            *p = bank[*row as usize * dim..][..dim].as_ptr();
         }
         n
     }
 }
 
-/// s[j] = f · v_j, four rows at a time.
+/// s[j] = f · v_j, four rows at a time; asks for rows of the next block.
 #[inline(always)]
-unsafe fn dots<S: Simd>(f: &[f32], rows: &[*const f32], s: &mut [f32]) {
-    let dim = f.len();
-    let mut j = 0;
-    while j < rows.len() {
-        let many = (rows.len() - j).min(4);
-        // SAFETY: the instruction set is available.
-        let mut acc = [unsafe { S::zero() }; 4];
-        let mut d = 0;
-        while d < dim {
-            let n = S::LANES.min(dim - d);
-            // SAFETY: n numbers from d on.
-            unsafe {
-                let x = super::super::affine::load::<S>(f.as_ptr().add(d), n);
-                for i in 0..4 {
-                    if i < many {
-                        let v = super::super::affine::load::<S>(rows[j + i].add(d), n);
-                        acc[i] = S::fma(x, v, acc[i]);
-                    }
-                }
-            }
-            d += n;
-        }
-        for i in 0..many {
-            // SAFETY: the instruction set is available.
-            s[j + i] = unsafe { S::sum(acc[i]) };
-        }
-        j += many;
+unsafe fn dots<S: Simd, E: Element>(
+    f: &[f32],
+    rows: &[*const E],
+    s: &mut [f32],
+    next: &mut Asked<E>,
+) {
+    let mut fours = rows.chunks_exact(4).zip(s.chunks_exact_mut(4));
+    for (rows, s) in fours.by_ref() {
+        next.ask::<S>(2);
+        // SAFETY: four rows of D numbers.
+        unsafe { dot_tile::<S, E, 4>(f, rows, s) };
+    }
+    let whole = rows.len() / 4 * 4;
+    for (j, s) in (whole..rows.len()).zip(&mut s[whole..]) {
+        // SAFETY: a row of D numbers.
+        unsafe { dot_tile::<S, E, 1>(f, &rows[j..], std::slice::from_mut(s)) };
     }
 }
 
-/// sum += Σ_j weight_j v_j, four vectors of the sum at a time.
+/// s[j] = f · v_j for M rows.
 #[inline(always)]
-unsafe fn add_rows<S: Simd>(rows: &[*const f32], weights: &[f32], sum: &mut [f32]) {
+unsafe fn dot_tile<S: Simd, E: Element, const M: usize>(
+    f: &[f32],
+    rows: &[*const E],
+    s: &mut [f32],
+) {
+    let dim = f.len();
+    let mut d = 0;
+    // SAFETY: LANES numbers, or what is left of D, from d on.
+    unsafe {
+        let mut acc = [S::zero(); M];
+        while d + S::LANES <= dim {
+            let x = S::load(f.as_ptr().add(d));
+            for i in 0..M {
+                acc[i] = S::fma(x, E::load::<S>(rows[i].add(d)), acc[i]);
+            }
+            d += S::LANES;
+        }
+        if d < dim {
+            let x = S::load_first(f.as_ptr().add(d), dim - d);
+            for i in 0..M {
+                let v = E::load_first::<S>(rows[i].add(d), dim - d);
+                acc[i] = S::fma(x, v, acc[i]);
+            }
+        }
+        for i in 0..M {
+            s[i] = S::sum(acc[i]);
+        }
+    }
+}
+
+/// sum += Σ_j weight_j v_j, four vectors of the sum at a time; asks for rows of the next block.
+#[inline(always)]
+unsafe fn add_rows<S: Simd, E: Element>(
+    rows: &[*const E],
+    weights: &[f32],
+    sum: &mut [f32],
+    next: &mut Asked<E>,
+) {
     let dim = sum.len();
     let mut d = 0;
     // SAFETY: all accesses stay below D.
     unsafe {
         while d + 4 * S::LANES <= dim {
+            next.ask::<S>(2);
             let mut acc = [S::zero(); 4];
             for (v, acc) in acc.iter_mut().enumerate() {
                 *acc = S::load(sum.as_ptr().add(d + v * S::LANES));
@@ -232,7 +289,7 @@ unsafe fn add_rows<S: Simd>(rows: &[*const f32], weights: &[f32], sum: &mut [f32
             for (row, w) in rows.iter().zip(weights) {
                 let w = S::splat(*w);
                 for (v, acc) in acc.iter_mut().enumerate() {
-                    *acc = S::fma(w, S::load(row.add(d + v * S::LANES)), *acc);
+                    *acc = S::fma(w, E::load::<S>(row.add(d + v * S::LANES)), *acc);
                 }
             }
             for (v, acc) in acc.iter().enumerate() {
@@ -244,7 +301,7 @@ unsafe fn add_rows<S: Simd>(rows: &[*const f32], weights: &[f32], sum: &mut [f32
             let n = S::LANES.min(dim - d);
             let mut acc = S::load_first(sum.as_ptr().add(d), n);
             for (row, w) in rows.iter().zip(weights) {
-                acc = S::fma(S::splat(*w), S::load_first(row.add(d), n), acc);
+                acc = S::fma(S::splat(*w), E::load_first::<S>(row.add(d), n), acc);
             }
             S::store_first(sum.as_mut_ptr().add(d), acc, n);
             d += n;

@@ -1,0 +1,231 @@
+//! The rows of the memory bank: what their numbers are, and the memory that they lie in.
+
+use half::{bf16, f16};
+use memmap2::MmapMut;
+use npid_network::method::RowType;
+
+use rayon::prelude::*;
+
+use super::simd::Simd;
+use crate::Error;
+
+/// Rows that a thread fills at once.
+const FILL_ROWS: usize = 1024;
+
+/// A number of a row. All arithmetic is in f32.
+pub trait Element: Copy + Send + Sync + 'static {
+    /// As f32, exactly.
+    fn widen(self) -> f32;
+    /// The nearest to `x`, ties to even.
+    fn narrow(x: f32) -> Self;
+    /// The numbers themselves if they are f32.
+    fn plain(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+    /// LANES numbers, widened.
+    ///
+    /// # Safety
+    /// As [`Simd::load`].
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V;
+    /// The first `n` <= LANES numbers, the other lanes 0.
+    ///
+    /// # Safety
+    /// As [`Simd::load_first`].
+    #[inline(always)]
+    unsafe fn load_first<S: Simd>(p: *const Self, n: usize) -> S::V {
+        let mut wide = [0f32; 16];
+        for (i, x) in wide[..n].iter_mut().enumerate() {
+            // SAFETY: the caller vouches for n numbers.
+            *x = unsafe { *p.add(i) }.widen();
+        }
+        // SAFETY: LANES <= 16.
+        unsafe { S::load(wide.as_ptr()) }
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn narrow(x: f32) -> Self {
+        x
+    }
+    #[inline(always)]
+    fn plain(numbers: &[Self]) -> Option<&[f32]> {
+        Some(numbers)
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_first<S: Simd>(p: *const Self, n: usize) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_first(p, n) }
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn narrow(x: f32) -> Self {
+        bf16::from_f32(x)
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16(p) }
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn narrow(x: f32) -> Self {
+        f16::from_f32(x)
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_f16(p) }
+    }
+}
+
+/// N x D numbers of one of three types.
+pub struct Rows {
+    memory: MmapMut,
+    dtype: RowType,
+    len: usize,
+}
+
+/// All numbers of [`Rows`], with their type.
+#[derive(Clone, Copy)]
+pub enum View<'a> {
+    /// 32 bits.
+    F32(&'a [f32]),
+    /// The upper 16 bits of them.
+    Bf16(&'a [bf16]),
+    /// 16 bits of IEEE 754.
+    F16(&'a [f16]),
+}
+
+/// The same, to be written.
+pub enum ViewMut<'a> {
+    /// See [`View`].
+    F32(&'a mut [f32]),
+    /// See [`View`].
+    Bf16(&'a mut [bf16]),
+    /// See [`View`].
+    F16(&'a mut [f16]),
+}
+
+impl Rows {
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// If the system doesn't give the memory.
+    pub fn new(dtype: RowType, len: usize) -> Result<Self, Error> {
+        let bytes = len * dtype.bytes();
+        let memory = MmapMut::map_anon(bytes).map_err(|error| {
+            Error::Argument(format!(
+                "a memory bank of {:.1} GB of memory, which the system doesn't give ({error})",
+                bytes as f64 * 1e-9
+            ))
+        })?;
+        // Rows are read anywhere, so with pages of 4 KB most reads would miss the table of pages.
+        // A system that has no larger ones, or doesn't want to give them, is only slower.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        Ok(Rows { memory, dtype, len })
+    }
+
+    /// Their type.
+    pub fn dtype(&self) -> RowType {
+        self.dtype
+    }
+
+    /// Number of numbers.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// All of them.
+    pub fn view(&self) -> View<'_> {
+        let p = self.memory.as_ptr();
+        // SAFETY: the mapping holds `len` numbers of this type from its start, which is that of a
+        // page; any bits are numbers.
+        unsafe {
+            match self.dtype {
+                RowType::F32 => View::F32(std::slice::from_raw_parts(p.cast(), self.len)),
+                RowType::Bf16 => View::Bf16(std::slice::from_raw_parts(p.cast(), self.len)),
+                RowType::F16 => View::F16(std::slice::from_raw_parts(p.cast(), self.len)),
+            }
+        }
+    }
+
+    /// All of them.
+    pub fn view_mut(&mut self) -> ViewMut<'_> {
+        let (p, len) = (self.memory.as_mut_ptr(), self.len);
+        // SAFETY: as in `view`, and &mut self is exclusive.
+        unsafe {
+            match self.dtype {
+                RowType::F32 => ViewMut::F32(std::slice::from_raw_parts_mut(p.cast(), len)),
+                RowType::Bf16 => ViewMut::Bf16(std::slice::from_raw_parts_mut(p.cast(), len)),
+                RowType::F16 => ViewMut::F16(std::slice::from_raw_parts_mut(p.cast(), len)),
+            }
+        }
+    }
+
+    /// Numbers `range`, widened.
+    pub fn read(&self, range: std::ops::Range<usize>) -> Vec<f32> {
+        fn wide<E: Element>(numbers: &[E]) -> Vec<f32> {
+            numbers.iter().map(|x| x.widen()).collect()
+        }
+        match self.view() {
+            View::F32(all) => all[range].to_vec(),
+            View::Bf16(all) => wide(&all[range]),
+            View::F16(all) => wide(&all[range]),
+        }
+    }
+
+    /// Sets every row of `dim` numbers to what `row` gives for it, on the threads of the current
+    /// pool.
+    pub fn fill(&mut self, dim: usize, row: impl Fn(u64) -> Vec<f32> + Sync) {
+        fn each<E: Element>(all: &mut [E], dim: usize, row: impl Fn(u64) -> Vec<f32> + Sync) {
+            let parts = all.par_chunks_mut(dim * FILL_ROWS).enumerate();
+            parts.for_each(|(part, to)| {
+                for (i, to) in to.chunks_exact_mut(dim).enumerate() {
+                    let numbers = row((part * FILL_ROWS + i) as u64);
+                    (to.iter_mut().zip(numbers)).for_each(|(to, x)| *to = E::narrow(x));
+                }
+            });
+        }
+        match self.view_mut() {
+            ViewMut::F32(all) => each(all, dim, row),
+            ViewMut::Bf16(all) => each(all, dim, row),
+            ViewMut::F16(all) => each(all, dim, row),
+        }
+    }
+
+    /// Rounds numbers to the place that begins at number `at`.
+    pub fn write(&mut self, at: usize, numbers: &[f32]) {
+        fn put<E: Element>(to: &mut [E], numbers: &[f32]) {
+            (to.iter_mut().zip(numbers)).for_each(|(to, x)| *to = E::narrow(*x));
+        }
+        let range = at..at + numbers.len();
+        match self.view_mut() {
+            ViewMut::F32(all) => all[range].copy_from_slice(numbers),
+            ViewMut::Bf16(all) => put(&mut all[range], numbers),
+            ViewMut::F16(all) => put(&mut all[range], numbers),
+        }
+    }
+}
