@@ -710,3 +710,25 @@ fn weights_of_negatives_belong_to_the_pictures_there_are() {
         listener.warnings
     );
 }
+
+#[test]
+fn rows_of_16_bits_are_kept_as_they_are() {
+    for dtype in ["bf16", "f16"] {
+        let dtype_key = format!("model.memory_bank.dtype={dtype}");
+        let sets = [dtype_key.as_str(), "runner.max_epochs=1"];
+        let pictures = pictures();
+        let run = pictures.path().join("run");
+        train(&config(pictures.path(), &sets), &run).unwrap();
+        let train = pictures.path().join("pictures/train");
+        let before = (pictures_at(&train), rows(&run));
+        let old: HashMap<_, _> = (before.0.into_iter().zip(before.1))
+            .map(|((_, content, _), row)| (content, row))
+            .collect();
+        change(pictures.path());
+        let summary = resume(&run, &mut Listener::default()).unwrap();
+        assert_eq!(summary.change, Some(CHANGED));
+        let now = pictures_at(&train).into_iter().zip(rows(&run));
+        let kept = now.filter(|((_, content, _), row)| old.get(content) == Some(row));
+        assert_eq!(kept.count(), CHANGED.kept, "{dtype}");
+    }
+}
