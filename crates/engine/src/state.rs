@@ -8,7 +8,7 @@
 //! - `gradient.NAME`: the accumulated gradient of the parameter NAME, which is never saved.
 
 use npid_network::graph::{Param, Statistic};
-use npid_network::method::{Description, Head};
+use npid_network::method::{Description, Head, RowType};
 
 /// Name of the bank.
 pub const BANK: &str = "memory_bank.feature_bank";
@@ -45,6 +45,8 @@ pub struct StateEntry {
     pub shape: Vec<usize>,
     /// What it is.
     pub kind: StateKind,
+    /// What its numbers are kept in: f32 but for the bank, whose type is the method's.
+    pub dtype: RowType,
 }
 
 impl StateEntry {
@@ -71,11 +73,13 @@ pub fn entries(description: &Description) -> Vec<StateEntry> {
         name: format!("{prefix}{}", p.name),
         shape: p.shape.clone(),
         kind,
+        dtype: RowType::F32,
     };
     let statistic = |s: &Statistic, kind| StateEntry {
         name: s.name.clone(),
         shape: vec![s.channels],
         kind,
+        dtype: RowType::F32,
     };
     let params = || network.params.iter().enumerate();
     let trainable = || params().filter(|(_, p)| p.trainable);
@@ -93,12 +97,14 @@ pub fn entries(description: &Description) -> Vec<StateEntry> {
             name: BANK.to_string(),
             shape: vec![method.memory_bank.length, method.memory_bank.feat_dim],
             kind: StateKind::Bank,
+            dtype: method.memory_bank.dtype,
         });
         if let Head::Nce { .. } = method.head {
             all.push(StateEntry {
                 name: LOG_Z.to_string(),
                 shape: vec![1],
                 kind: StateKind::LogZ,
+                dtype: RowType::F32,
             });
         }
     }

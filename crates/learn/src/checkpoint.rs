@@ -15,14 +15,17 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
 use npid_data::source::ContentHash;
 use npid_engine::{Description, Engine, StateEntry, StateKind};
+use npid_network::method::RowType;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::health::Health;
 use crate::progress::KnnReport;
 use crate::run::cure;
 
@@ -127,6 +130,9 @@ pub struct Meta {
     pub epoch: LossSum,
     /// kNN figures.
     pub figures: Figures,
+    /// What is known of the bank's health.
+    #[serde(default)]
+    pub health: Health,
 }
 
 /// The name of the checkpoint of `step`.
@@ -224,9 +230,9 @@ fn write(path: &Path, engine: &dyn Engine, meta: &Meta) -> Result<(), WriteError
     let mut offset = 0;
     let tensors = entries.iter().map(|entry| {
         let start = offset;
-        offset += 4 * entry.len();
+        offset += entry.dtype.bytes() * entry.len();
         let info = TensorInfo {
-            dtype: Dtype::F32,
+            dtype: stored(entry.dtype),
             shape: entry.shape.clone(),
             data_offsets: (start, offset),
         };
@@ -250,7 +256,11 @@ fn write(path: &Path, engine: &dyn Engine, meta: &Meta) -> Result<(), WriteError
     file.write_all(&header)?;
     for entry in &entries {
         for value in engine.read(&entry.name)? {
-            file.write_all(&value.to_le_bytes())?;
+            match entry.dtype {
+                RowType::F32 => file.write_all(&value.to_le_bytes())?,
+                RowType::Bf16 => file.write_all(&bf16::from_f32(value).to_le_bytes())?,
+                RowType::F16 => file.write_all(&f16::from_f32(value).to_le_bytes())?,
+            }
         }
     }
     file.flush()?;
@@ -260,6 +270,15 @@ fn write(path: &Path, engine: &dyn Engine, meta: &Meta) -> Result<(), WriteError
     file.write_all(hex(sha256).as_bytes())?;
     file.sync_all()?;
     Ok(())
+}
+
+/// How a safetensors file names a type.
+fn stored(dtype: RowType) -> Dtype {
+    match dtype {
+        RowType::F32 => Dtype::F32,
+        RowType::Bf16 => Dtype::BF16,
+        RowType::F16 => Dtype::F16,
+    }
 }
 
 /// Bytes read or written at once.
@@ -537,19 +556,27 @@ impl Checkpoint {
     pub fn read(&self, name: &str) -> Result<Vec<f32>, Error> {
         let fail = |what: String| Error::input(format!("{}: {what}", self.path.display()));
         let io = |error: std::io::Error| fail(format!("cannot be read ({error})"));
-        let info = self
-            .tensors
-            .info(name)
-            .filter(|info| info.dtype == Dtype::F32);
-        let info = info.ok_or_else(|| fail(format!("there is no {name} in it")))?;
-        let (start, end) = info.data_offsets;
+        let info = self.tensors.info(name);
+        let wide = |info: &TensorInfo| -> Option<(usize, fn([u8; 4]) -> f32)> {
+            match info.dtype {
+                Dtype::F32 => Some((4, f32::from_le_bytes)),
+                Dtype::BF16 => Some((2, |b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
+                Dtype::F16 => Some((2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32())),
+                _ => None,
+            }
+        };
+        let found = info.and_then(|info| Some((info.data_offsets, wide(info)?)));
+        let Some(((start, end), (size, widen))) = found else {
+            return Err(fail(format!("there is no {name} in it")));
+        };
         let mut reader = BufReader::with_capacity(BUFFER, &self.file);
         (reader.seek(SeekFrom::Start(self.data_start + start as u64))).map_err(io)?;
-        let mut values = Vec::with_capacity((end - start) / 4);
+        let count = (end - start) / size;
+        let mut values = Vec::with_capacity(count);
         let mut bytes = [0; 4];
-        for _ in 0..(end - start) / 4 {
-            reader.read_exact(&mut bytes).map_err(io)?;
-            values.push(f32::from_le_bytes(bytes));
+        for _ in 0..count {
+            reader.read_exact(&mut bytes[..size]).map_err(io)?;
+            values.push(widen(bytes));
         }
         Ok(values)
     }
@@ -561,8 +588,9 @@ impl Checkpoint {
         for entry in entries {
             match self.tensors.info(&entry.name) {
                 None => missing.push(entry.name.clone()),
-                Some(info) if info.dtype != Dtype::F32 => {
-                    mismatched.push(format!("{} is {}, not F32", entry.name, info.dtype));
+                Some(info) if info.dtype != stored(entry.dtype) => {
+                    let (name, found, wanted) = (&entry.name, info.dtype, stored(entry.dtype));
+                    mismatched.push(format!("{name} is {found}, not {wanted}"));
                 }
                 Some(info) if info.shape != entry.shape => mismatched.push(format!(
                     "{} is {:?}, the configuration asks for {:?}",

@@ -8,6 +8,7 @@ mod error;
 pub mod eval;
 pub mod export;
 pub mod feed;
+pub mod health;
 mod identity;
 mod images;
 pub mod import;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::health::BankReport;
+
 /// What is known when the first step is about to be taken.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Started {
@@ -79,6 +81,9 @@ pub struct EpochReport {
     /// ln Z of an NCE head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_z: Option<f64>,
+    /// The health of the memory bank.
+    #[serde(flatten)]
+    pub bank: BankReport,
     /// Images that could not be read so far.
     pub skipped: usize,
     /// Seconds in which the steps waited for images.

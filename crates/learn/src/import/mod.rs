@@ -23,6 +23,7 @@ use crate::checkpoint::{self, Cursor, Figures, LossSum, Meta};
 use crate::collections::Collections;
 use crate::config::{Config, Paths, Start, load};
 use crate::error::Error;
+use crate::health::Health;
 use crate::images::ImageTable;
 use crate::knn::{Reading, embed_each};
 use crate::pretrained;
@@ -462,6 +463,7 @@ fn fill(
         collection: None,
         log: LossSum::default(),
         epoch: LossSum::default(),
+        health: Health::new(u64::from(epoch) * steps),
         figures: Figures::default(),
     };
     checkpoint::save(&folder.checkpoints(), engine, &meta)?;

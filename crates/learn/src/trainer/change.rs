@@ -22,6 +22,7 @@ use crate::checkpoint::{self, Checkpoint, LossSum, Meta};
 use crate::config::{Config, NegWeights};
 use crate::error::Error;
 use crate::feed::load_options;
+use crate::health::Health;
 use crate::identity::{self, Table};
 use crate::images::ImageTable;
 use crate::knn::{Reading, embed_each};
@@ -146,6 +147,8 @@ where
         config: fingerprint(&config)?,
         neg_weights: weights.clone(),
         collection: Some(collection),
+        // Its figures are of rows by their old numbers.
+        health: Health::new(old.cursor.step),
         ..old.clone()
     };
     let begun = meta.cursor.step_in_epoch > 0;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use npid_data::loader::{Batch, Epoch, Loader};
-use npid_engine::state::LOG_Z;
+use npid_engine::state::{BANK, LOG_Z};
 use npid_engine::{Images, Norm, Output};
 use npid_network::method::Head;
 use npid_network::philox::{Purpose, Stream};
@@ -14,6 +14,7 @@ use super::{Summary, Trainer};
 use crate::checkpoint::{Best, LossSum};
 use crate::error::Error;
 use crate::feed::{self, load_options};
+use crate::health::BankReport;
 use crate::progress::{EpochReport, KnnSubject, StepReport};
 use crate::run::Line;
 use crate::schedule::Time;
@@ -48,6 +49,7 @@ impl Trainer<'_> {
     fn epoch(&mut self) -> Result<(), Error> {
         if self.cursor.step_in_epoch == 0 {
             self.epoch_loss = LossSum::default();
+            self.health.begin_epoch();
             self.epoch_skipped = self.images.skipped();
         }
         self.timing.epoch = Default::default();
@@ -186,6 +188,7 @@ impl Trainer<'_> {
             images_per_s: stretch.images_per_s(),
             spread,
             log_z: self.log_z()?,
+            bank: self.bank_report()?,
             skipped: self.images.skipped_count(),
             wait_s: stretch.wait.as_secs_f64(),
             step_s: stretch.step.as_secs_f64(),
@@ -193,6 +196,17 @@ impl Trainer<'_> {
             knn_top1: knn.as_ref().map(|report| report.knn_top1),
             knn_top5: knn.as_ref().map(|report| report.knn_top5),
         })
+    }
+
+    /// The health of the bank.
+    fn bank_report(&self) -> Result<BankReport, Error> {
+        let dim = self.config.feat_dim();
+        let bank = self.engine.read(BANK)?;
+        let skipped = self.images.skipped();
+        let rows = self.health_rows.difference(&skipped);
+        let of = |&row: &u64| (row, bank[row as usize * dim..][..dim].to_vec());
+        let sampled: Vec<_> = rows.map(of).collect();
+        Ok(self.health.report(self.cursor.step, &sampled))
     }
 
     /// ln Z of an NCE head, once there is an estimate.
@@ -224,7 +238,7 @@ impl Trainer<'_> {
         }
         let dim = self.config.feat_dim();
         if let Some(events) = &mut self.events {
-            let bank = self.engine.read(npid_engine::state::BANK)?;
+            let bank = self.engine.read(BANK)?;
             let (own, others) = similarities(&all, &bank, &sample.rows, dim);
             events.similarities("similarity/own_row", self.cursor.step, &own)?;
             events.similarities("similarity/other_rows", self.cursor.step, &others)?;

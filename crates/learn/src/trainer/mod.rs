@@ -28,6 +28,7 @@ use crate::checkpoint::{self, Cursor, Figures, LossSum, Meta};
 use crate::collections::{Collections, KnnSplit};
 use crate::config::Config;
 use crate::error::Error;
+use crate::health::{self, Health};
 use crate::images::ImageTable;
 use crate::knn::{Measurement, Reading};
 use crate::progress::{KnnSubject, Progress, Started};
@@ -199,6 +200,9 @@ struct Trainer<'a> {
     cursor: Cursor,
     log: LossSum,
     epoch_loss: LossSum,
+    health: Health,
+    /// Rows whose health is looked at.
+    health_rows: BTreeSet<u64>,
     figures: Figures,
     /// Unreadable rows that were known when the epoch began.
     epoch_skipped: BTreeSet<u64>,
@@ -237,6 +241,7 @@ impl<'a> Trainer<'a> {
             config.runner.max_epochs,
             steps,
         );
+        let health_rows = health::sample(images, config.seed);
         let mut table = ImageTable::new(images);
         let mut saved = None;
         if let Some(meta) = &meta {
@@ -249,8 +254,17 @@ impl<'a> Trainer<'a> {
                     .join(checkpoint::file_name(meta.cursor.step)),
             );
         }
-        let (cursor, log, epoch_loss, figures, epoch_skipped) = meta
-            .map(|m| (m.cursor, m.log, m.epoch, m.figures, m.epoch_skipped))
+        let (cursor, log, epoch_loss, figures, epoch_skipped, health) = meta
+            .map(|m| {
+                (
+                    m.cursor,
+                    m.log,
+                    m.epoch,
+                    m.figures,
+                    m.epoch_skipped,
+                    m.health,
+                )
+            })
             .unwrap_or_default();
         let mut trainer = Trainer {
             reading: reading_of(&config, options),
@@ -270,6 +284,8 @@ impl<'a> Trainer<'a> {
             cursor,
             log,
             epoch_loss,
+            health,
+            health_rows,
             figures,
             epoch_skipped,
             sample: None,
@@ -462,6 +478,7 @@ impl<'a> Trainer<'a> {
             log: self.log,
             epoch: self.epoch_loss,
             figures: self.figures.clone(),
+            health: self.health.clone(),
         };
         let path = checkpoint::save(&self.folder.checkpoints(), self.engine.as_ref(), &meta)?;
         self.progress.checkpoint(&path, self.cursor.step);

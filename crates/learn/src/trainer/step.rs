@@ -72,6 +72,8 @@ impl Trainer<'_> {
         if !loss.is_finite() {
             return Err(self.diverged(loss, lr));
         }
+        let (step, found) = (self.cursor.step + 1, self.engine.bank_health());
+        (self.health).batch(&batch.rows, step, found, &self.health_rows);
         waiting.batches += 1;
         waiting.images += images.count;
         waiting.loss += loss;
