@@ -3,6 +3,7 @@
 use npid_network::graph::{Network, NodeId};
 use npid_network::method::Description;
 
+use crate::mapped::MappedRows;
 use crate::state::StateEntry;
 
 /// What a program is compiled for.
@@ -210,6 +211,35 @@ pub trait Engine: Send {
     /// For a row that doesn't exist, or if too few would be left.
     fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error>;
 
+    /// Copies rows of the bank out, R x D in the order asked for.
+    ///
+    /// # Errors
+    /// If there is no bank, or not such a row.
+    fn read_rows(&self, rows: &[u64]) -> Result<Vec<f32>, Error>;
+
+    /// Replaces rows of the bank by `values`, R x D, rounded once.
+    ///
+    /// # Errors
+    /// If there is no bank, or not such a row, or they are of another length; nothing has changed
+    /// then.
+    fn write_rows(&mut self, rows: &[u64], values: &[f32]) -> Result<(), Error>;
+
+    /// Takes a mapped file's rows for the bank's, where the description says that they are in one
+    /// (`RowStorage::File`); until then they are zeros.
+    ///
+    /// # Errors
+    /// If the description doesn't say so, or the rows are others in number or type.
+    fn map_rows(&mut self, _rows: MappedRows) -> Result<(), Error> {
+        Err(Error::State(
+            "this engine keeps the memory bank in memory alone".into(),
+        ))
+    }
+
+    /// Says that the mapped file now holds the rows `in_file` as they are here, so that memory need
+    /// no longer hold them; the rows `newer` it holds as they once were. Both ascend. Changes no
+    /// row.
+    fn release_rows(&mut self, _in_file: &[u64], _newer: &[u64]) {}
+
     /// Names, shapes and kinds of all state; see [`crate::state`] for the names.
     fn state(&self) -> Vec<StateEntry>;
 
@@ -328,6 +358,32 @@ pub fn check_objective(
         }
     }
     Ok(())
+}
+
+/// Checks rows of the bank, and the numbers that are to be written to them.
+///
+/// # Errors
+/// Says what doesn't fit.
+pub fn check_rows(
+    description: &Description,
+    rows: &[u64],
+    values: Option<&[f32]>,
+) -> Result<(), Error> {
+    let Some(method) = &description.method else {
+        return Err(Error::State("there is no memory bank".into()));
+    };
+    let (n, dim) = (method.memory_bank.length, method.memory_bank.feat_dim);
+    if let Some(bad) = rows.iter().find(|&&row| row >= n as u64) {
+        return Err(Error::State(format!("row {bad} of a bank of {n}")));
+    }
+    match values {
+        Some(values) if values.len() != rows.len() * dim => Err(Error::State(format!(
+            "{} numbers for {} rows of {dim}",
+            values.len(),
+            rows.len()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The nodes of the outputs that [`Engine::features`] is asked for, `into` vectors waiting.

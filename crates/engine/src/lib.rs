@@ -12,12 +12,13 @@
 mod candidates;
 pub mod cpu;
 mod interface;
+pub mod mapped;
 pub mod reference;
 pub mod state;
 
 pub use interface::{
     BankHealth, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes,
-    check_images, check_objective, objective_nodes, output_nodes,
+    check_images, check_objective, check_rows, objective_nodes, output_nodes,
 };
 pub use state::{StateEntry, StateKind};
 

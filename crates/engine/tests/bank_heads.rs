@@ -6,7 +6,7 @@ use npid_engine::reference::Reference;
 use npid_engine::state::BANK;
 use npid_engine::{Description, Draws, Engine, Images, Objective, Sizes};
 use npid_network::graph::Network;
-use npid_network::method::{Head, MemoryBank, Npid, RowType, Sgd};
+use npid_network::method::{Head, MemoryBank, Npid, RowStorage, RowType, Sgd};
 use npid_network::philox::{Purpose, Stream};
 
 const GRADIENT: &str = "gradient.fc.weight";
@@ -124,6 +124,7 @@ impl Case {
                     feat_dim: self.dim,
                     momentum: 0.4,
                     dtype,
+                    storage: RowStorage::Memory,
                 },
                 neg_num: self.neg_num,
                 ensure_neg: false,

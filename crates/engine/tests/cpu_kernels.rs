@@ -5,7 +5,7 @@ use npid_engine::cpu::{Cpu, Isa, Options};
 use npid_engine::reference::Reference;
 use npid_engine::{Description, Draws, Engine, Error, Images, Norm, Objective, Output, Sizes};
 use npid_network::graph::{Init, Network, NodeId};
-use npid_network::method::{Head, MemoryBank, Npid, RowType, Sgd};
+use npid_network::method::{Head, MemoryBank, Npid, RowStorage, RowType, Sgd};
 use npid_network::neck::{Neck, embed};
 
 const SIZES: Sizes = Sizes {
@@ -28,6 +28,7 @@ fn describe(build: impl Fn(&mut Network, NodeId) -> NodeId, norm: bool) -> Descr
                 feat_dim: 8,
                 momentum: 0.5,
                 dtype: RowType::F32,
+                storage: RowStorage::Memory,
             },
             neg_num: 1,
             ensure_neg: false,

@@ -8,7 +8,7 @@ use npid_engine::reference::Reference;
 use npid_engine::state::BANK;
 use npid_engine::{Description, Draws, Engine, Objective, Sizes};
 use npid_network::graph::{Network, Param};
-use npid_network::method::{Head, Lars, MemoryBank, Npid, RowType, Sgd};
+use npid_network::method::{Head, Lars, MemoryBank, Npid, RowStorage, RowType, Sgd};
 use npid_network::neck::{Layers, Neck, embed};
 use npid_network::resnet::{ResNet, Stem};
 use safetensors::SafeTensors;
@@ -122,6 +122,7 @@ fn describe(about: &Value, case: &Value) -> (Description, Sizes) {
             feat_dim: int(&case["dim"]),
             momentum: float(&case["bank_momentum"]),
             dtype: RowType::F32,
+            storage: RowStorage::Memory,
         },
         neg_num: if softmax { 0 } else { int(&case["k"]) },
         ensure_neg: !softmax && case["ensure_neg"].as_bool().unwrap(),

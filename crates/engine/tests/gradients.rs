@@ -8,7 +8,7 @@ use npid_engine::reference::{
 };
 use npid_engine::{Draws, Engine, Objective, Sizes};
 use npid_network::graph::{Conv2d, ParamId, Shape, Window};
-use npid_network::method::{Head, MemoryBank, Npid, RowType};
+use npid_network::method::{Head, MemoryBank, Npid, RowStorage, RowType};
 
 fn weighted(out: &[f64], r: &[f64]) -> f64 {
     assert_eq!(out.len(), r.len());
@@ -383,6 +383,7 @@ fn heads_of_features_that_know_nothing_are_at_chance() {
             feat_dim: 4,
             momentum: 0.5,
             dtype: RowType::F32,
+            storage: RowStorage::Memory,
         },
         neg_num: 5,
         ensure_neg: false,

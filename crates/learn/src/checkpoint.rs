@@ -124,6 +124,10 @@ pub struct Meta {
     /// collection changes for the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collection: Option<String>,
+    /// Where the rows of the memory bank are in files of their own: which state of them belongs to
+    /// this checkpoint (see `bank_file`). `None` where they are in here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<String>,
     /// Losses since the last log line.
     pub log: LossSum,
     /// Losses of the unfinished epoch; of the finished one at its end.
@@ -133,6 +137,16 @@ pub struct Meta {
     /// What is known of the bank's health.
     #[serde(default)]
     pub health: Health,
+}
+
+impl Meta {
+    /// What of an engine's state its file holds.
+    fn holds(&self, state: Vec<StateEntry>) -> Vec<StateEntry> {
+        let elsewhere = |e: &StateEntry| e.kind == StateKind::Bank && self.rows.is_some();
+        (state.into_iter())
+            .filter(|e| e.saved() && !elsewhere(e))
+            .collect()
+    }
 }
 
 /// The name of the checkpoint of `step`.
@@ -226,7 +240,7 @@ pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
 type WriteError = Box<dyn std::error::Error>;
 
 fn write(path: &Path, engine: &dyn Engine, meta: &Meta) -> Result<(), WriteError> {
-    let entries: Vec<StateEntry> = engine.state().into_iter().filter(|e| e.saved()).collect();
+    let entries = meta.holds(engine.state());
     let mut offset = 0;
     let tensors = entries.iter().map(|entry| {
         let start = offset;
@@ -324,7 +338,7 @@ impl Write for Hashing {
 }
 
 /// Why a checkpoint can't be used.
-enum Unusable {
+pub(crate) enum Unusable {
     /// What the disk holds is not what was written: an earlier one may serve.
     Damaged(Error),
     /// It may be whole, but this process can't use it. Going on from an earlier one would
@@ -464,9 +478,18 @@ impl Checkpoint {
     /// If there are checkpoints but all are damaged: what is wrong with the newest. If there is one
     /// of another version, or that can't be read, before a whole one is met.
     pub fn newest(folder: &Path) -> Result<Option<(Self, Vec<String>)>, Error> {
+        Checkpoint::newest_that(folder, &|_| Ok(()))
+    }
+
+    /// As [`Checkpoint::newest`], of those that `usable` doesn't object to.
+    pub(crate) fn newest_that(
+        folder: &Path,
+        usable: &dyn Fn(&Checkpoint) -> Result<(), Unusable>,
+    ) -> Result<Option<(Self, Vec<String>)>, Error> {
         let mut damaged: Vec<Error> = Vec::new();
         for (_, path) in list(folder)? {
-            match Checkpoint::try_open(&path) {
+            let opened = Checkpoint::try_open(&path);
+            match opened.and_then(|checkpoint| usable(&checkpoint).map(|()| checkpoint)) {
                 Ok(checkpoint) => {
                     let warnings = (damaged.iter())
                         .map(|error| {
@@ -503,7 +526,7 @@ impl Checkpoint {
     /// [`Error::Input`] listing missing, unused and mismatched names if the checkpoint is of
     /// another architecture (nothing was changed then), or if the file can't be read.
     pub fn load_into(&self, engine: &mut dyn Engine, whole: bool) -> Result<(), Error> {
-        let entries: Vec<StateEntry> = engine.state().into_iter().filter(|e| e.saved()).collect();
+        let entries = self.meta.holds(engine.state());
         self.check(&entries, whole)?;
         for entry in &entries {
             engine.write(&entry.name, &self.read(&entry.name)?)?;

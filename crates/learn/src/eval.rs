@@ -256,7 +256,7 @@ where
             rows,
             Norm::Eval,
             reading,
-            &mut |batch, features| {
+            &mut |_, batch, features| {
                 array.write(features)?;
                 origins.extend(batch.rows.iter().map(|&row| Origin { part: index, row }));
                 for Skipped { name, reason, .. } in &batch.skipped {

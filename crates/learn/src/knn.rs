@@ -54,8 +54,9 @@ impl Reading<'_> {
     }
 }
 
-/// Hears of every batch, with the features of its pictures one after the other.
-pub type Each<'a> = &'a mut dyn FnMut(&Batch, &[f32]) -> Result<(), Error>;
+/// Hears of every batch, with the engine that embedded it and the features of its pictures one after
+/// the other.
+pub type Each<'a> = &'a mut dyn FnMut(&mut dyn Engine, &Batch, &[f32]) -> Result<(), Error>;
 
 /// Embeds `rows` of a source in their order, `reading.batch` at a time; `each` hears of
 /// every batch, and of its readable rows' features. With [`Norm::Track`], the pass before training,
@@ -89,7 +90,7 @@ pub fn embed_each(
             };
             engine.features(images, norm, &[Output::Embedding], &mut features)?;
         }
-        each(&batch, &features[0])?;
+        each(engine, &batch, &features[0])?;
         views.recycle(batch);
     }
     Ok(())
@@ -114,7 +115,7 @@ fn embed(
         rows,
         Norm::Eval,
         reading,
-        &mut |batch, features| {
+        &mut |_, batch, features| {
             read.extend_from_slice(&batch.rows);
             all.extend_from_slice(features);
             each(batch);

@@ -1,5 +1,6 @@
 //! Training and measuring: configuration, schedule, trainer, checkpoints, run folders.
 
+pub mod bank_file;
 pub mod checkpoint;
 pub mod collections;
 pub mod config;

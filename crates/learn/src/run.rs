@@ -162,7 +162,9 @@ impl RunFolder {
         };
         let folder = self.checkpoints();
         fs::create_dir_all(&folder).map_err(|error| fail(&folder, error))?;
-        for folder in [&self.path, &folder] {
+        let bank = self.path.join("bank");
+        let folders = [&self.path, &folder, &bank];
+        for folder in folders.into_iter().filter(|folder| folder.is_dir()) {
             for entry in fs::read_dir(folder).map_err(|error| fail(folder, error))? {
                 let path = entry.map_err(|error| fail(folder, error))?.path();
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -194,6 +196,19 @@ impl RunFolder {
             }
         }
         Ok(())
+    }
+}
+
+impl RunFolder {
+    /// The step of the oldest checkpoint that is kept to be gone on with, where the newest `keep`
+    /// up to `step` are.
+    ///
+    /// # Errors
+    /// If the folder can't be read.
+    pub(crate) fn oldest_kept(&self, step: u64, keep: usize) -> Result<Option<u64>, Error> {
+        let all = checkpoint::list(&self.checkpoints())?;
+        let ours = all.into_iter().map(|(s, _)| s).filter(|&s| s <= step);
+        Ok(ours.take(keep.max(1)).last())
     }
 }
 

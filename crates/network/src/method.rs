@@ -98,6 +98,17 @@ impl RowType {
     }
 }
 
+/// Where the bank's rows are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowStorage {
+    /// In the engine's memory.
+    #[default]
+    Memory,
+    /// In a file that the engine is given to map, for more rows than memory holds. Until then they
+    /// are zeros.
+    File,
+}
+
 /// MMSelfSup's `SimpleMemory`: one row for each image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MemoryBank {
@@ -109,6 +120,8 @@ pub struct MemoryBank {
     pub momentum: f32,
     /// How rows are stored; an update rounds once.
     pub dtype: RowType,
+    /// Where they are kept; no result depends on it.
+    pub storage: RowStorage,
 }
 
 /// The method: what the features are trained for.

@@ -20,7 +20,7 @@ use std::path::Path;
 use npid_engine::reference::Reference;
 use npid_engine::{Description, Draws, Engine, Images, Objective, Sizes};
 use npid_network::graph::{Init, Network, Window};
-use npid_network::method::{Head, MemoryBank, Npid, RowType, Sgd};
+use npid_network::method::{Head, MemoryBank, Npid, RowStorage, RowType, Sgd};
 use npid_network::neck::{Neck, embed};
 use npid_network::philox::{Purpose, Stream};
 use safetensors::tensor::{Dtype, TensorView};
@@ -55,6 +55,7 @@ fn description() -> Result<Description, npid_network::Error> {
                 feat_dim: 6,
                 momentum: 0.9,
                 dtype: RowType::F32,
+                storage: RowStorage::Memory,
             },
             neg_num: 0,
             ensure_neg: false,

@@ -25,13 +25,14 @@ mod threads;
 mod tile;
 
 use npid_network::init::random_row;
-use npid_network::method::{Head, Npid};
+use npid_network::method::{Head, Npid, RowStorage};
 
 use crate::candidates::Candidates;
+use crate::mapped::MappedRows;
 use crate::state::{self, StateEntry, StateKind};
 use crate::{
     BankHealth, Description, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output,
-    Sizes, check_images, check_objective, objective_nodes, output_nodes,
+    Sizes, check_images, check_objective, check_rows, objective_nodes, output_nodes,
 };
 use batch_norm::Statistics;
 use conv2d::ConvPlan;
@@ -101,7 +102,9 @@ fn check_memory(description: &Description, shapes: &[Shape], sizes: Sizes) -> Re
     }
     if let Some(method) = &description.method {
         let bank = method.memory_bank;
-        numbers += (big(bank.length) * big(bank.feat_dim) * big(bank.dtype.bytes())).div_ceil(4);
+        let resident = u128::from(bank.storage == RowStorage::Memory);
+        numbers += resident
+            * (big(bank.length) * big(bank.feat_dim) * big(bank.dtype.bytes())).div_ceil(4);
     }
     if Buffer::possible(numbers) {
         return Ok(());
@@ -334,8 +337,14 @@ impl Bank {
     ) -> Result<Self, Error> {
         let settings = method.memory_bank;
         let (n, dim) = (settings.length, settings.feat_dim);
-        let mut rows = Rows::new(settings.dtype, n * dim)?;
-        threads.enter(|| rows.fill(dim, |row| random_row(row, dim, seed)));
+        let rows = match settings.storage {
+            RowStorage::Memory => {
+                let mut rows = Rows::new(settings.dtype, n * dim)?;
+                threads.enter(|| rows.fill(dim, |row| random_row(row, dim, seed)));
+                rows
+            }
+            RowStorage::File => Rows::unfilled(settings.dtype, n * dim)?,
+        };
         let (segments, panels) = match method.head {
             Head::Softmax { .. } => (
                 heads::row_segments(n).count(),
@@ -361,7 +370,7 @@ impl Bank {
     /// Bytes taken.
     fn bytes(&self) -> usize {
         let floats = self.panels.len() + 2 * self.own.len() + self.gradient.len();
-        self.rows.len() * self.rows.dtype().bytes() + self.partials.bytes() + floats * 4
+        self.rows.bytes() + self.partials.bytes() + floats * 4
     }
 
     /// Compares the pending features with the bank: their loss; its gradient is left in `gradient`.
@@ -547,6 +556,54 @@ impl Engine for Cpu {
 
     fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error> {
         self.candidates.exclude(rows)
+    }
+
+    fn read_rows(&self, rows: &[u64]) -> Result<Vec<f32>, Error> {
+        check_rows(&self.description, rows, None)?;
+        let dim = self.description.network.feat_dim();
+        Ok((self.bank.as_ref()).map_or(Vec::new(), |bank| bank.rows.gather(dim, rows)))
+    }
+
+    fn write_rows(&mut self, rows: &[u64], values: &[f32]) -> Result<(), Error> {
+        check_rows(&self.description, rows, Some(values))?;
+        let dim = self.description.network.feat_dim();
+        if let Some(bank) = &mut self.bank {
+            bank.rows.scatter(dim, rows, values);
+        }
+        Ok(())
+    }
+
+    fn map_rows(&mut self, rows: MappedRows) -> Result<(), Error> {
+        let Some((bank, method)) = self.bank.as_mut().zip(self.description.method) else {
+            return Err(Error::State("there is no memory bank".into()));
+        };
+        let settings = method.memory_bank;
+        let fits = rows.len() == bank.rows.len() && rows.dtype() == settings.dtype;
+        if settings.storage != RowStorage::File || !fits {
+            return Err(Error::State(format!(
+                "a file of {} numbers of type {} for a memory bank of {} of type {}, kept {}",
+                rows.len(),
+                rows.dtype().name(),
+                bank.rows.len(),
+                settings.dtype.name(),
+                match settings.storage {
+                    RowStorage::File => "in a file",
+                    RowStorage::Memory => "in memory",
+                }
+            )));
+        }
+        if method.head.samples() {
+            rows.read_anywhere();
+        }
+        bank.rows = Rows::mapped(rows);
+        Ok(())
+    }
+
+    fn release_rows(&mut self, in_file: &[u64], newer: &[u64]) {
+        let dim = self.description.network.feat_dim();
+        if let Some(bank) = &mut self.bank {
+            bank.rows.release(dim, in_file, newer);
+        }
     }
 
     fn state(&self) -> Vec<StateEntry> {

@@ -6,8 +6,10 @@ use npid_network::method::RowType;
 
 use rayon::prelude::*;
 
+use super::bank;
 use super::simd::Simd;
 use crate::Error;
+use crate::mapped::{self, MappedRows};
 
 /// Rows that a thread fills at once.
 const FILL_ROWS: usize = 1024;
@@ -105,6 +107,8 @@ pub struct Rows {
     memory: MmapMut,
     dtype: RowType,
     len: usize,
+    /// Whether they are in memory alone, all of them.
+    resident: bool,
 }
 
 /// All numbers of [`Rows`], with their type.
@@ -145,12 +149,53 @@ impl Rows {
         // A system that has no larger ones, or doesn't want to give them, is only slower.
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::HugePage);
-        Ok(Rows { memory, dtype, len })
+        Ok(Rows {
+            memory,
+            dtype,
+            len,
+            resident: true,
+        })
     }
 
-    /// Their type.
-    pub fn dtype(&self) -> RowType {
-        self.dtype
+    /// `len` zeros that take memory only where they are written to: what stands in for a file that
+    /// is still to come.
+    ///
+    /// # Errors
+    /// If the system doesn't give the addresses.
+    pub fn unfilled(dtype: RowType, len: usize) -> Result<Self, Error> {
+        let mapped = MappedRows::zeros(dtype, len).map_err(|error| {
+            Error::Argument(format!(
+                "a memory bank of {len} numbers, which the system doesn't map ({error})"
+            ))
+        })?;
+        Ok(Rows::mapped(mapped))
+    }
+
+    /// Those of a mapped file.
+    pub fn mapped(mapped: MappedRows) -> Self {
+        let (memory, dtype, len) = mapped.into_parts();
+        Rows {
+            memory,
+            dtype,
+            len,
+            resident: false,
+        }
+    }
+
+    /// Bytes of memory that they take for good.
+    pub fn bytes(&self) -> usize {
+        if self.resident {
+            self.len * self.dtype.bytes()
+        } else {
+            0
+        }
+    }
+
+    /// See [`crate::Engine::release_rows`].
+    pub fn release(&mut self, dim: usize, in_file: &[u64], newer: &[u64]) {
+        if !self.resident {
+            mapped::release(&mut self.memory, dim * self.dtype.bytes(), in_file, newer);
+        }
     }
 
     /// Number of numbers.
@@ -194,6 +239,24 @@ impl Rows {
             View::F32(all) => all[range].to_vec(),
             View::Bf16(all) => wide(&all[range]),
             View::F16(all) => wide(&all[range]),
+        }
+    }
+
+    /// Rows of `dim` numbers, widened, one after the other.
+    pub fn gather(&self, dim: usize, rows: &[u64]) -> Vec<f32> {
+        let mut all = vec![0.0; rows.len() * dim];
+        match self.view() {
+            View::F32(bank) => bank::gather(bank, dim, rows, &mut all),
+            View::Bf16(bank) => bank::gather(bank, dim, rows, &mut all),
+            View::F16(bank) => bank::gather(bank, dim, rows, &mut all),
+        }
+        all
+    }
+
+    /// Rounds numbers to rows of `dim`.
+    pub fn scatter(&mut self, dim: usize, rows: &[u64], numbers: &[f32]) {
+        for (&row, numbers) in rows.iter().zip(numbers.chunks_exact(dim)) {
+            self.write(row as usize * dim, numbers);
         }
     }
 

@@ -24,12 +24,12 @@ pub use float::Float;
 
 use npid_network::graph::{NodeId, Shape};
 use npid_network::init;
-use npid_network::method::{Description, Head};
+use npid_network::method::{Description, Head, RowStorage};
 
 use crate::candidates::Candidates;
 use crate::interface::{
     BankHealth, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes,
-    check_images, check_objective, objective_nodes, output_nodes,
+    check_images, check_objective, check_rows, objective_nodes, output_nodes,
 };
 use crate::state::{self, StateEntry, StateKind};
 
@@ -70,6 +70,16 @@ impl<T: Float> Reference<T> {
         description.check()?;
         if sizes.batch == 0 {
             return Err(Error::Argument("a batch of 0 images".into()));
+        }
+        if let Some(method) = &description.method
+            && method.memory_bank.storage == RowStorage::File
+        {
+            return Err(npid_network::Error::Method(
+                "memory_bank.storage is \"file\", which the reference engine hasn't; it must be \
+                 \"memory\", or the engine another"
+                    .into(),
+            )
+            .into());
         }
         let network = &description.network;
         let shapes = network.shapes(sizes.height, sizes.width)?;
@@ -209,6 +219,13 @@ impl<T: Float> Reference<T> {
                 Some(loss)
             }
         }
+    }
+
+    /// Where a row of the bank lies.
+    fn span(&self, row: u64) -> std::ops::Range<usize> {
+        let method = self.description.method;
+        let dim = method.map_or(0, |method| method.memory_bank.feat_dim);
+        row as usize * dim..(row as usize + 1) * dim
     }
 
     /// What the features `f` say of the bank.
@@ -359,6 +376,27 @@ impl<T: Float> Engine for Reference<T> {
 
     fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error> {
         self.candidates.exclude(rows)
+    }
+
+    fn read_rows(&self, rows: &[u64]) -> Result<Vec<f32>, Error> {
+        check_rows(&self.description, rows, None)?;
+        let row = |&row: &u64| self.bank[self.span(row)].iter().map(|v| v.f64() as f32);
+        Ok(rows.iter().flat_map(row).collect())
+    }
+
+    fn write_rows(&mut self, rows: &[u64], values: &[f32]) -> Result<(), Error> {
+        check_rows(&self.description, rows, Some(values))?;
+        let Some(method) = self.description.method else {
+            return Ok(()); // refused above
+        };
+        let settings = method.memory_bank;
+        for (&row, values) in rows.iter().zip(values.chunks_exact(settings.feat_dim)) {
+            let span = self.span(row);
+            for (into, &v) in self.bank[span].iter_mut().zip(values) {
+                *into = bank::round(T::of(f64::from(v)), settings.dtype);
+            }
+        }
+        Ok(())
     }
 
     fn state(&self) -> Vec<StateEntry> {

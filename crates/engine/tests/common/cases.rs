@@ -2,7 +2,7 @@
 
 use npid_engine::{Description, Sizes};
 use npid_network::graph::{Init, Network, Window};
-use npid_network::method::{Head, Lars, MemoryBank, Npid, RowType, Sgd};
+use npid_network::method::{Head, Lars, MemoryBank, Npid, RowStorage, RowType, Sgd};
 use npid_network::neck::{Layers, Neck, embed};
 use npid_network::resnet::{ResNet, Stem, Style};
 
@@ -355,6 +355,7 @@ impl Case {
                 feat_dim: net.feat_dim(),
                 momentum: self.bank_momentum,
                 dtype: self.rows_dtype,
+                storage: RowStorage::Memory,
             },
             neg_num: self.neg_num,
             ensure_neg: self.ensure_neg,

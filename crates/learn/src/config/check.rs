@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use npid_data::augment::{self, Transform};
 use npid_network::resnet::{ResNet, Stem};
 
-use super::{BackboneType, Config, HeadType, InitCfg, NegWeights, Pipeline, Policy};
+use super::{BackboneType, Config, HeadType, InitCfg, NegWeights, Pipeline, Policy, Storage};
 use crate::Error;
 
 /// The most threads that pictures can be loaded on.
@@ -196,6 +196,16 @@ impl Config {
             bank.momentum,
             "0 to 1, the weight of the new feature",
         )?;
+        if let Some(bytes) = bank.max_dirty_bytes {
+            require(
+                bank.storage == Storage::File,
+                "model.memory_bank.max_dirty_bytes",
+                bytes,
+                "left out unless model.memory_bank.storage is \"file\"",
+            )?;
+            let key = "model.memory_bank.max_dirty_bytes";
+            require(bytes >= 1, key, bytes, "at least 1")?;
+        }
         positive("model.head.temperature", model.head.temperature)?;
         self.check_head()
     }

@@ -26,7 +26,8 @@ use crate::Error;
 pub use check::{Invalid, MAX_WORKERS};
 pub use init_cfg::InitCfg;
 pub use parts::{
-    BackboneType, HeadType, NeckType, NegWeights, OptimizerType, Pipeline, Policy, Start, Style,
+    BackboneType, HeadType, NeckType, NegWeights, OptimizerType, Pipeline, Policy, Start, Storage,
+    Style,
 };
 pub use paths::Paths;
 
@@ -214,6 +215,13 @@ pub struct MemoryBank {
         skip_serializing_if = "parts::row_type::is_f32"
     )]
     pub dtype: RowType,
+    /// Where they are kept. Never changes a result.
+    #[serde(default, skip_serializing_if = "Storage::is_memory")]
+    pub storage: Storage,
+    /// With storage `file`: bytes of memory that rows may take which the file doesn't hold yet, at
+    /// least 1; 1 GiB where absent. Never changes a result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_dirty_bytes: Option<u64>,
 }
 
 /// `[data]`.

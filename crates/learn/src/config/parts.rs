@@ -69,6 +69,23 @@ pub enum Start {
     Features,
 }
 
+/// `model.memory_bank.storage`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// In memory, and whole in every checkpoint.
+    #[default]
+    Memory,
+    /// In a file of the run that is mapped; checkpoints hold the rows that changed.
+    File,
+}
+
+impl Storage {
+    pub(super) fn is_memory(&self) -> bool {
+        *self == Storage::Memory
+    }
+}
+
 /// `model.memory_bank.dtype`, by its name.
 pub(super) mod row_type {
     use npid_network::method::RowType;

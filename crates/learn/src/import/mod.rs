@@ -21,7 +21,7 @@ use toml::Table;
 
 use crate::checkpoint::{self, Cursor, Figures, LossSum, Meta};
 use crate::collections::Collections;
-use crate::config::{Config, Paths, Start, load};
+use crate::config::{Config, Paths, Storage, load};
 use crate::error::Error;
 use crate::health::Health;
 use crate::images::ImageTable;
@@ -154,6 +154,11 @@ where
     config.data.path = data.path;
     config.data.val = data.val;
     let config = config.resolve(images)?;
+    if config.model.memory_bank.storage == Storage::File {
+        return Err(Error::input(
+            "model.memory_bank.storage is \"file\", which an imported run can't have; leave it out",
+        ));
+    }
 
     let mut description = method::describe(&config, images)?;
     description.neg_weights = neg_weights::of(&config, collections.train.as_ref())?;
@@ -372,25 +377,19 @@ fn bank(
          of the pictures",
     );
     let (count, mut done) = (source.len(), 0);
-    let random = method::initial_bank(Start::Random, count, dim, config.seed);
-    let mut rows = random.unwrap_or_default();
     embed_each(
         engine,
         source,
         (0..count as u64).collect(),
         Norm::Eval,
         reading,
-        &mut |batch, features| {
-            for (&row, feature) in batch.rows.iter().zip(features.chunks_exact(dim)) {
-                let row = row as usize;
-                rows[row * dim..(row + 1) * dim].copy_from_slice(feature);
-            }
+        &mut |engine, batch, features| {
+            engine.write_rows(&batch.rows, features)?;
             done += batch.rows.len() + batch.skipped.len();
             progress.working("features for the bank", done, count);
             Ok(())
         },
     )?;
-    engine.write(BANK, &rows)?;
     Ok((BankOrigin::Computed, None))
 }
 
@@ -421,7 +420,7 @@ fn own_rows(
         rows.clone(),
         Norm::Eval,
         reading,
-        &mut |batch, features| {
+        &mut |_, batch, features| {
             for (&row, feature) in batch.rows.iter().zip(features.chunks_exact(dim)) {
                 let best = similarity(feature, row);
                 let nearest = rows.iter().all(|&other| similarity(feature, other) <= best);
@@ -465,6 +464,7 @@ fn fill(
         epoch: LossSum::default(),
         health: Health::new(u64::from(epoch) * steps),
         figures: Figures::default(),
+        rows: None,
     };
     checkpoint::save(&folder.checkpoints(), engine, &meta)?;
     Ok(())

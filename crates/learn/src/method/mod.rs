@@ -8,13 +8,14 @@
 use npid_engine::Sizes;
 use npid_network::graph::Network;
 use npid_network::init;
-use npid_network::method::{Description, Head, Lars, MemoryBank, Npid, Sgd};
+use npid_network::method::{Description, Head, Lars, MemoryBank, Npid, RowStorage, Sgd};
 use npid_network::neck::{self, Layers};
 use npid_network::resnet::{self, InitCfg as Weights, ResNet};
 
 use crate::Error;
 use crate::config::{
-    Config, HeadType, InitCfg, Invalid, Neck, NeckType, OptimizerType, ParamwiseCfg, Start, Style,
+    Config, HeadType, InitCfg, Invalid, Neck, NeckType, OptimizerType, ParamwiseCfg, Start,
+    Storage, Style,
 };
 
 /// Describes the network, the method and the optimiser of `config` for `images` images (N). How
@@ -165,23 +166,30 @@ fn npid(config: &Config, images: usize) -> Npid {
             feat_dim: config.feat_dim(),
             momentum: model.memory_bank.momentum as f32,
             dtype: model.memory_bank.dtype,
+            storage: match model.memory_bank.storage {
+                Storage::Memory => RowStorage::Memory,
+                Storage::File => RowStorage::File,
+            },
         },
         neg_num: model.neg_num,
         ensure_neg: model.ensure_neg,
     }
 }
 
+/// A row of the bank before the first step; `None` where it starts from the untrained network's
+/// feature, which only an engine can compute.
+pub fn initial_row(start: Start, row: u64, feat_dim: usize, seed: u64) -> Option<Vec<f32>> {
+    match start {
+        Start::Random => Some(init::random_row(row, feat_dim, seed)),
+        Start::Uniform => Some(init::uniform_row(row, feat_dim, seed)),
+        Start::Features => None,
+    }
+}
+
 /// The bank before the first step, N x D row by row; `None` where it starts from the untrained
-/// network's features, which only an engine can compute.
+/// network's features.
 pub fn initial_bank(start: Start, images: usize, feat_dim: usize, seed: u64) -> Option<Vec<f32>> {
-    let row = match start {
-        Start::Random => init::random_row,
-        Start::Uniform => init::uniform_row,
-        Start::Features => return None,
-    };
-    Some(
-        (0..images as u64)
-            .flat_map(|i| row(i, feat_dim, seed))
-            .collect(),
-    )
+    let rows = (0..images as u64).map(|row| initial_row(start, row, feat_dim, seed));
+    let rows: Option<Vec<_>> = rows.collect();
+    Some(rows?.concat())
 }

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use super::resume::{Ready, Resumed, odd, weighted_alike};
 use super::{check, fingerprint, reading_of, weights_hash};
 use crate::checkpoint::{self, Checkpoint, LossSum, Meta};
-use crate::config::{Config, NegWeights};
+use crate::config::{Config, NegWeights, Storage};
 use crate::error::Error;
 use crate::feed::load_options;
 use crate::health::Health;
@@ -67,6 +67,12 @@ where
     } = resumed;
     let run = folder.path().display();
     let refused = |why: &str| Error::input(format!("--resume {run}: {what}; {why}"));
+    if config.model.memory_bank.storage == Storage::File {
+        return Err(refused(
+            "with model.memory_bank.storage = \"file\" a run keeps its pictures: restore them, or \
+             start a new run",
+        ));
+    }
     let Some((checkpoint, warnings)) = newest else {
         return Err(refused(
             "it has no checkpoint yet, so no rows to keep: restore its pictures, or start a new run",
@@ -192,6 +198,7 @@ where
         config,
         engine,
         meta: Some(meta),
+        bank_file: None,
         change: Some(change),
     })
 }
@@ -384,7 +391,7 @@ impl Rows {
             new,
             Norm::Eval,
             reading,
-            &mut |batch, features| {
+            &mut |_, batch, features| {
                 for (&row, feature) in batch.rows.iter().zip(features.chunks_exact(dim)) {
                     let row = row as usize;
                     self.rows[row * dim..(row + 1) * dim].copy_from_slice(feature);

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use npid_data::loader::{Batch, Epoch, Loader};
-use npid_engine::state::{BANK, LOG_Z};
+use npid_engine::state::LOG_Z;
 use npid_engine::{Images, Norm, Output};
 use npid_network::method::Head;
 use npid_network::philox::{Purpose, Stream};
 
 use super::step::Waiting;
 use super::{Summary, Trainer};
+use crate::bank_file;
 use crate::checkpoint::{Best, LossSum};
 use crate::error::Error;
 use crate::feed::{self, load_options};
@@ -107,6 +108,7 @@ impl Trainer<'_> {
             ..self.time()
         });
         let mut waiting = Waiting::default();
+        let save_each = bank_file::interval(&self.config);
         let mut since = Instant::now();
         while let Some(batch) = loader.next() {
             let batch = batch?;
@@ -118,6 +120,9 @@ impl Trainer<'_> {
                 if waiting.batches == self.interval() {
                     self.take_step(std::mem::take(&mut waiting), lr)?;
                     loader.recycle(batch);
+                    if save_each.is_some_and(|each| self.cursor.step.is_multiple_of(each)) {
+                        self.save()?;
+                    }
                     self.reading.poll()?;
                 } else {
                     loader.recycle(batch);
@@ -201,11 +206,11 @@ impl Trainer<'_> {
     /// The health of the bank.
     fn bank_report(&self) -> Result<BankReport, Error> {
         let dim = self.config.feat_dim();
-        let bank = self.engine.read(BANK)?;
         let skipped = self.images.skipped();
-        let rows = self.health_rows.difference(&skipped);
-        let of = |&row: &u64| (row, bank[row as usize * dim..][..dim].to_vec());
-        let sampled: Vec<_> = rows.map(of).collect();
+        let rows: Vec<u64> = self.health_rows.difference(&skipped).copied().collect();
+        let values = self.engine.read_rows(&rows)?;
+        let of = |(&row, values): (&u64, &[f32])| (row, values.to_vec());
+        let sampled: Vec<_> = rows.iter().zip(values.chunks_exact(dim)).map(of).collect();
         Ok(self.health.report(self.cursor.step, &sampled))
     }
 
@@ -238,8 +243,8 @@ impl Trainer<'_> {
         }
         let dim = self.config.feat_dim();
         if let Some(events) = &mut self.events {
-            let bank = self.engine.read(BANK)?;
-            let (own, others) = similarities(&all, &bank, &sample.rows, dim);
+            let rows = self.engine.read_rows(&sample.rows)?;
+            let (own, others) = similarities(&all, &rows, &sample.rows, dim);
             events.similarities("similarity/own_row", self.cursor.step, &own)?;
             events.similarities("similarity/other_rows", self.cursor.step, &others)?;
         }
@@ -286,15 +291,24 @@ impl Trainer<'_> {
     }
 }
 
-/// Inner products of features with rows of the bank, each of D numbers: of each image's with its
-/// own row, and with the other images' rows.
-fn similarities(features: &[f32], bank: &[f32], rows: &[u64], dim: usize) -> (Vec<f32>, Vec<f32>) {
+/// Inner products of the features of images with their rows of the bank, B x D each: of each
+/// image's with its own row, and with the other images' rows.
+fn similarities(
+    features: &[f32],
+    rows: &[f32],
+    images: &[u64],
+    dim: usize,
+) -> (Vec<f32>, Vec<f32>) {
     let (mut own, mut others) = (Vec::new(), Vec::new());
-    for (feature, &image) in features.chunks_exact(dim).zip(rows) {
-        for &row in rows {
-            let v = &bank[row as usize * dim..][..dim];
+    for (feature, image) in features.chunks_exact(dim).zip(images) {
+        for (v, other) in rows.chunks_exact(dim).zip(images) {
             let s = feature.iter().zip(v).map(|(a, b)| a * b).sum();
-            if row == image { &mut own } else { &mut others }.push(s);
+            if other == image {
+                &mut own
+            } else {
+                &mut others
+            }
+            .push(s);
         }
     }
     (own, others)
@@ -331,8 +345,8 @@ mod tests {
 
     #[test]
     fn similarities_know_an_image_s_own_row() {
-        let bank = [1.0f32, 0.0, 9.0, 9.0, 0.0, 1.0];
-        let (own, others) = similarities(&[0.6, 0.8, 1.0, 0.0], &bank, &[2, 0], 2);
+        let rows = [0.0, 1.0, 1.0f32, 0.0];
+        let (own, others) = similarities(&[0.6, 0.8, 1.0, 0.0], &rows, &[2, 0], 2);
         assert_eq!((own, others), (vec![0.8, 1.0], vec![0.6, 0.0]));
     }
 

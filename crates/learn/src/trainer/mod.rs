@@ -24,6 +24,7 @@ use npid_data::source::ContentHash;
 use npid_engine::{Description, Engine, Sizes};
 use serde::Serialize;
 
+use crate::bank_file::{BankFile, Begun, Shape};
 use crate::checkpoint::{self, Cursor, Figures, LossSum, Meta};
 use crate::collections::{Collections, KnnSplit};
 use crate::config::Config;
@@ -155,6 +156,7 @@ pub(crate) fn fingerprint(config: &Config) -> Result<String, Error> {
     let mut config = config.clone();
     config.data.workers = 0;
     config.log.tensorboard = true;
+    config.model.memory_bank.max_dirty_bytes = None;
     // Pictures may be moved: `identity` sees to it that they are the same ones.
     config.data.path = None;
     config.data.data_prefix = None;
@@ -210,6 +212,8 @@ struct Trainer<'a> {
     sample: Option<Batch>,
     /// The newest checkpoint of this process or the one it came from.
     saved: Option<PathBuf>,
+    /// Where the memory bank is in a file; a new run's from the first step on.
+    bank_file: Option<BankFile>,
 }
 
 impl<'a> Trainer<'a> {
@@ -290,6 +294,7 @@ impl<'a> Trainer<'a> {
             epoch_skipped,
             sample: None,
             saved,
+            bank_file: None,
         };
         trainer.announce();
         Ok(trainer)
@@ -368,8 +373,12 @@ impl<'a> Trainer<'a> {
         let (images, progress, strict) = (&mut self.images, &mut *self.progress, self.strict);
         let mut unreadable = Vec::new();
         let mut done = 0;
+        let mut begun = (Shape::of(&self.config))
+            .map(|shape| Begun::create(&self.folder, shape, self.config.seed))
+            .transpose()?;
         start::fill_bank(
             self.engine.as_mut(),
+            begun.as_mut(),
             &self.config,
             &train,
             self.reading,
@@ -381,6 +390,10 @@ impl<'a> Trainer<'a> {
                 Ok(())
             },
         )?;
+        if let Some(begun) = begun {
+            let engine = self.engine.as_mut();
+            self.bank_file = Some(BankFile::begin(&self.folder, begun, engine)?);
+        }
         self.exclude(&unreadable)?;
         if self.split.is_some() {
             let untrained = self.measure(KnnSubject::Untrained)?;
@@ -466,6 +479,10 @@ impl<'a> Trainer<'a> {
         if let Some(events) = &mut self.events {
             events.sync()?;
         }
+        let step = self.cursor.step;
+        if let Some(bank) = &mut self.bank_file {
+            bank.save(step, self.engine.as_ref())?;
+        }
         let meta = Meta {
             version: checkpoint::VERSION,
             cursor: self.cursor,
@@ -475,22 +492,34 @@ impl<'a> Trainer<'a> {
             config: fingerprint(&self.config)?,
             neg_weights: weights_hash(self.engine.as_ref()),
             collection: self.images.collection().map(str::to_string),
+            rows: self.bank_file.as_ref().map(BankFile::id),
             log: self.log,
             epoch: self.epoch_loss,
             figures: self.figures.clone(),
             health: self.health.clone(),
         };
-        let path = checkpoint::save(&self.folder.checkpoints(), self.engine.as_ref(), &meta)?;
-        self.progress.checkpoint(&path, self.cursor.step);
+        let written = checkpoint::save(&self.folder.checkpoints(), self.engine.as_ref(), &meta);
+        if let (Err(_), Some(bank)) = (&written, &mut self.bank_file) {
+            bank.unsave(step);
+        }
+        let path = written?;
+        self.progress.checkpoint(&path, step);
         self.saved = Some(path);
         self.prune()
     }
 
-    /// Removes checkpoints that are no longer kept.
-    fn prune(&self) -> Result<(), Error> {
+    /// Removes checkpoints that are no longer kept; a bank's file takes what those that are all
+    /// include.
+    fn prune(&mut self) -> Result<(), Error> {
         let best = self.figures.best.map(|best| best.step);
-        let keep = self.config.checkpoint.keep;
-        self.folder.prune(self.cursor.step, keep, best)
+        let (step, keep) = (self.cursor.step, self.config.checkpoint.keep);
+        self.folder.prune(step, keep, best)?;
+        if let Some(bank) = &mut self.bank_file
+            && let Some(oldest) = self.folder.oldest_kept(step, keep)?
+        {
+            bank.fold(oldest, self.engine.as_mut())?;
+        }
+        Ok(())
     }
 
     /// What to say of a run that was asked to stop.

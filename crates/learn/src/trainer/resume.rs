@@ -7,6 +7,7 @@ use npid_engine::{Description, Engine, Sizes};
 use super::change::{self, Change};
 use super::timing::Timing;
 use super::{Options, Summary, Trainer, check, fingerprint, weights_hash};
+use crate::bank_file::{self, BankFile, Shape};
 use crate::checkpoint::{self, Checkpoint, Meta};
 use crate::collections::Collections;
 use crate::config::{Config, NegWeights, Paths, load};
@@ -93,6 +94,8 @@ pub(super) struct Ready {
     pub(super) engine: Box<dyn Engine>,
     /// `None` where the run begins again.
     pub(super) meta: Option<Meta>,
+    /// Where the memory bank is in a file.
+    pub(super) bank_file: Option<BankFile>,
     pub(super) change: Option<Change>,
 }
 
@@ -122,7 +125,7 @@ where
     checkpoint::survive_file_size_limit();
     let folder = RunFolder::open(folder, "--resume")?;
     let lock = folder.lock("--resume", progress)?;
-    let newest = Checkpoint::newest(&folder.checkpoints())?;
+    let newest = bank_file::newest(&folder)?;
     let meta = newest.as_ref().map(|(checkpoint, _)| checkpoint.meta());
     pending::recover(&folder, meta)?;
     let saved = load::load(&recipes::read(&folder.config())?, &[])?;
@@ -154,7 +157,7 @@ where
         Some(what) => change::change_over(resumed, &what, make_engine, progress)?,
     };
     let fresh = ready.meta.is_none();
-    let change = ready.change;
+    let (change, bank_file) = (ready.change, ready.bank_file);
     let mut trainer = Trainer::new(
         ready.config,
         collections,
@@ -166,6 +169,7 @@ where
         progress,
         timing,
     )?;
+    trainer.bank_file = bank_file;
     if fresh {
         trainer.begin()?;
     } else {
@@ -253,10 +257,18 @@ where
     let config = config.resolve(images)?;
     let mut engine = check::prepare(&config, &collections, options, make_engine)?;
     let before = saved.resolve(images)?;
+    let mut bank_file = None;
     let meta = match newest {
         Some((checkpoint, warnings)) => {
             same_weights(&config, checkpoint.meta(), engine.as_ref())?;
+            bank_file::agrees(&config, checkpoint.meta())?;
+            bank_file = (Shape::of(&config))
+                .map(|shape| BankFile::open(&folder, &checkpoint, shape))
+                .transpose()?;
             checkpoint.load_into(engine.as_mut(), true)?;
+            if let Some(bank) = &bank_file {
+                bank.restore(engine.as_mut())?;
+            }
             odd(&folder, &warnings, checkpoint.meta(), &before, progress)?;
             Some(checkpoint.meta().clone())
         }
@@ -269,6 +281,9 @@ where
         }
     };
     folder.tidy()?;
+    if let Some(bank) = &mut bank_file {
+        bank.tidy()?;
+    }
     if !changes.is_none() && config != before {
         pending::replace_config(&folder, &config.to_toml()?)?;
     }
@@ -276,6 +291,7 @@ where
         config,
         engine,
         meta,
+        bank_file,
         change: None,
     })
 }

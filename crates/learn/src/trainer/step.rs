@@ -68,6 +68,9 @@ impl Trainer<'_> {
             self.engine.update_bank()?;
             losses
         };
+        if let Some(bank) = &mut self.bank_file {
+            bank.changed(&batch.rows);
+        }
         let loss: f64 = losses.iter().map(|loss| f64::from(loss.value)).sum();
         if !loss.is_finite() {
             return Err(self.diverged(loss, lr));

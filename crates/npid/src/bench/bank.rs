@@ -5,7 +5,7 @@ use std::time::Instant;
 use npid_engine::{Draws, Engine, Images, Objective, Sizes};
 use npid_learn::Error;
 use npid_network::graph::Network;
-use npid_network::method::{Description, Head, MemoryBank, Npid, Sgd};
+use npid_network::method::{Description, Head, MemoryBank, Npid, RowStorage, Sgd};
 use npid_network::philox::{Purpose, Stream};
 use serde_json::json;
 
@@ -121,6 +121,7 @@ fn describe(args: &BankArgs) -> Result<Description, Error> {
                 feat_dim: dim,
                 momentum: 0.5,
                 dtype: args.dtype,
+                storage: RowStorage::Memory,
             },
             neg_num: args.neg_num,
             ensure_neg: false,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use npid_engine::{Draws, Engine, Images, Norm, Objective, Output, Sizes};
 use npid_learn::Error;
 use npid_network::graph::Network;
-use npid_network::method::{Description, Head, MemoryBank, Npid, RowType, Sgd};
+use npid_network::method::{Description, Head, MemoryBank, Npid, RowStorage, RowType, Sgd};
 use npid_network::neck::{self, Neck};
 use npid_network::philox::{Purpose, Stream};
 use npid_network::resnet::{InitCfg, ResNet, Stem};
@@ -122,6 +122,7 @@ fn describe(args: &Step) -> Result<Description, Error> {
             feat_dim: args.dim,
             momentum: 0.5,
             dtype: RowType::F32,
+            storage: RowStorage::Memory,
         },
         neg_num: 1,
         ensure_neg: false,

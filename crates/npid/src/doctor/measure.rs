@@ -8,7 +8,7 @@ use npid_engine::reference::Reference;
 use npid_engine::{Description, Draws, Engine, Images, Norm, Objective, Output, Sizes};
 use npid_learn::Error;
 use npid_network::graph::{Init, Network};
-use npid_network::method::{Head, MemoryBank, Npid, RowType, Sgd};
+use npid_network::method::{Head, MemoryBank, Npid, RowStorage, RowType, Sgd};
 use npid_network::neck::{self, Neck};
 use npid_network::philox::{Purpose, Stream};
 use npid_network::resnet::{ResNet, Stem};
@@ -86,6 +86,7 @@ fn tiny(seed: u64) -> Result<(Description, Sizes), Error> {
             feat_dim: dim,
             momentum: 0.5,
             dtype: RowType::F32,
+            storage: RowStorage::Memory,
         },
         neg_num: 1,
         ensure_neg: false,
