@@ -124,8 +124,12 @@ fn memory(plan: &Plan) -> String {
 
 fn disk(plan: &Plan) -> String {
     let disk = &plan.disk;
+    let bank = match disk.bank {
+        0 => String::new(),
+        bank => format!("; memory bank {}", bytes(bank)),
+    };
     format!(
-        "{}: {} of {}",
+        "{}: {} of {}{bank}",
         bytes(disk.total),
         count(disk.kept, "checkpoint"),
         bytes(disk.checkpoint)

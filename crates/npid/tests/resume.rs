@@ -8,6 +8,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use npid_engine::mapped::decode;
+use npid_engine::state::BANK;
+use npid_learn::checkpoint::Checkpoint;
+use npid_network::method::RowType;
 use npid_network::philox::{Purpose, Stream};
 use serde_json::Value;
 
@@ -24,6 +28,19 @@ const SETTINGS: [&str; 11] = [
     "log.interval=1",
     "optimizer.lr=0.02",
     "seed=3",
+];
+
+/// The same with rows of 4 KB, and with them in a file: a checkpoint comes every third step, since
+/// 150,000 bytes are room for what six steps change.
+const WIDE: [&str; 2] = [
+    "model.neck.out_channels=2048",
+    "model.memory_bank.dtype=bf16",
+];
+const IN_FILE: [&str; 4] = [
+    WIDE[0],
+    WIDE[1],
+    "model.memory_bank.storage=file",
+    "model.memory_bank.max_dirty_bytes=150000",
 ];
 
 /// A folder with pictures, two of which can't be read, and runs.
@@ -82,6 +99,48 @@ impl Scratch {
         all
     }
 
+    /// Files of the bank, where it is in a file.
+    fn bank_files(&self, out: &str) -> Vec<(String, Vec<u8>)> {
+        let Ok(entries) = fs::read_dir(self.path(out).join("bank")) else {
+            return Vec::new();
+        };
+        let mut all: Vec<(String, Vec<u8>)> = entries
+            .map(|entry| {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                (name, fs::read(path).unwrap())
+            })
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// The rows of a run's newest checkpoint, by its files alone: as docs/formats.md says.
+    fn rows(&self, out: &str) -> Vec<f32> {
+        let files = self.bank_files(out);
+        let Some((name, base)) = files.iter().find(|(name, _)| name == "rows.bf16") else {
+            let (newest, _) = Checkpoint::newest(&self.path(out).join("checkpoints"))
+                .unwrap()
+                .unwrap();
+            return newest.read(BANK).unwrap();
+        };
+        assert_eq!(name, "rows.bf16");
+        let mut rows = base.clone();
+        for (name, bytes) in self.checkpoints(out) {
+            if !name.ends_with(".rows") {
+                continue;
+            }
+            let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+            let (stride, count) = (2 * number(24) as usize, number(40) as usize);
+            for i in 0..count {
+                let row = number(80 + 8 * i) as usize;
+                let new = &bytes[80 + 8 * count + i * stride..][..stride];
+                rows[row * stride..][..stride].copy_from_slice(new);
+            }
+        }
+        decode(RowType::Bf16, &rows)
+    }
+
     /// A run's metrics, without what clocks said.
     fn metrics(&self, out: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.path(out).join("metrics.jsonl")).unwrap();
@@ -105,6 +164,8 @@ impl Scratch {
         };
         assert_eq!(names(&ours), names(&theirs), "{out}: names");
         assert!(ours == theirs, "{out}: weights, bank or optimiser differ");
+        let (ours, theirs) = (self.bank_files(out), self.bank_files(expected));
+        assert!(ours == theirs, "{out}: the bank's files differ");
     }
 }
 
@@ -114,11 +175,11 @@ fn succeeds(output: Output) {
     assert_eq!(output.status.code(), Some(0), "{stderr}");
 }
 
-/// Waits until a checkpoint is being written, at most for `patience`.
-fn wait_for_a_write(run: &Path, patience: Duration) {
+/// Waits until a file is being written in a folder, at most for `patience`.
+fn wait_for_a_write(folder: &Path, patience: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < patience {
-        let names = fs::read_dir(run.join("checkpoints"));
+        let names = fs::read_dir(folder);
         let writing = names.is_ok_and(|mut names| {
             names.any(|n| n.is_ok_and(|n| n.file_name().to_string_lossy().ends_with(".tmp")))
         });
@@ -128,26 +189,35 @@ fn wait_for_a_write(run: &Path, patience: Duration) {
     }
 }
 
-/// Lets a run be killed `kills` times, every second time while it writes a checkpoint where it
-/// comes to one, until it ends by itself; begins another where it ended before. All of them must
-/// end as an uninterrupted run does.
-fn kill(kills: usize) {
-    let s = Scratch::new();
+/// Lets a run be killed `kills` times, every second time while it writes a file in one of `folders`
+/// (in turn) where it comes to that, until it ends by itself; begins another where it ended before.
+/// All of them must end as an uninterrupted run does.
+fn kill(s: &Scratch, kills: usize, sets: &[&str], folders: &[&str]) {
     let epochs = 6;
+    let train = |out: &str, threads: &str, workers: &str| {
+        let mut command = s.train(out, epochs, threads, workers);
+        for set in sets {
+            command.args(["--set", set]);
+        }
+        command
+    };
     let begun = Instant::now();
-    succeeds(s.train("whole", epochs, "2", "3").output().unwrap());
+    succeeds(train("whole", "2", "3").output().unwrap());
     let whole = begun.elapsed();
     let mut random = Stream::new(1, Purpose::Bench, 0, 0, 0);
     let (mut killed, mut runs, mut resumed) = (0, 0, 0);
     while killed < kills {
         runs += 1;
         let out = format!("run-{runs}");
-        let mut child: Child = s.train(&out, epochs, "1", "1").spawn().unwrap();
+        let mut child: Child = train(&out, "1", "1").spawn().unwrap();
         loop {
             if killed < kills {
                 sleep(whole.mul_f64(random.uniform(0.0, 0.7)));
                 if killed % 2 == 1 {
-                    wait_for_a_write(&s.path(&out), whole / 3);
+                    let folder = folders[killed / 2 % folders.len()];
+                    wait_for_a_write(&s.path(&out).join(folder), whole / 3);
+                    // Somewhere in what follows it.
+                    sleep(Duration::from_micros(random.uniform(0.0, 1500.0) as u64));
                 }
                 if child.try_wait().unwrap().is_none() {
                     child.kill().unwrap();
@@ -172,7 +242,27 @@ fn kill(kills: usize) {
 
 #[test]
 fn killed_at_twenty_random_moments_runs_resume_to_the_same_bits() {
-    kill(20);
+    kill(&Scratch::new(), 20, &[], &["checkpoints"]);
+}
+
+#[test]
+fn killed_at_twenty_moments_runs_with_a_mapped_bank_resume_to_the_same_bits() {
+    let s = Scratch::new();
+    // While rows or a checkpoint are written, and while rows are folded into the file.
+    kill(&s, 20, &IN_FILE, &["checkpoints", "bank"]);
+    // Which are those of a run that has its bank in memory.
+    let mut memory = s.train("memory", 6, "1", "1");
+    for set in WIDE {
+        memory.args(["--set", set]);
+    }
+    succeeds(memory.output().unwrap());
+    assert_eq!(s.metrics("whole"), s.metrics("memory"));
+    let (file, memory) = (s.rows("whole"), s.rows("memory"));
+    assert_eq!(file.len(), 42 * 2048);
+    assert!(file == memory, "the last rows differ");
+    let changed = s.checkpoints("whole");
+    let changed = changed.iter().filter(|(name, _)| name.ends_with(".rows"));
+    assert_eq!(changed.count(), 1, "changes are folded");
 }
 
 /// Copies a folder.
@@ -316,6 +406,59 @@ fn a_checkpoint_that_does_not_fit_leaves_the_one_before_it() {
     let left = fs::read_dir(s.path("")).unwrap();
     let mut left = left.map(|entry| entry.unwrap().file_name());
     assert!(left.all(|name| !name.to_string_lossy().contains("f.")));
+}
+
+#[test]
+fn changed_rows_that_do_not_fit_leave_the_checkpoint_before_them() {
+    let s = Scratch::new();
+    let train = |out: &str| {
+        let mut command = s.train(out, 3, "1", "1");
+        for set in IN_FILE {
+            command.args(["--set", set]);
+        }
+        command
+    };
+    succeeds(train("whole").output().unwrap());
+    // Not even the bank fits: nothing is begun, and a resume begins again.
+    let output = limited(100, &train("run"), s.path("")).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let last = stderr.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("bank/rows.bf16: the memory bank can't be written"),
+        "{stderr}"
+    );
+    assert!(last.contains("--resume"), "{stderr}");
+    assert!(s.checkpoints("run").is_empty() && s.bank_files("run").is_empty());
+    // Killed soon after its first checkpoint.
+    let mut child = s.resume("run").spawn().unwrap();
+    let first = s.path("run/checkpoints/step-00000000.safetensors");
+    while !first.exists() && child.try_wait().unwrap().is_none() {
+        sleep(Duration::from_millis(1));
+    }
+    let _ = child.kill(); // it may have ended
+    child.wait().unwrap();
+    let files = || -> Vec<(String, Vec<u8>)> {
+        let all = [s.checkpoints("run"), s.bank_files("run")].concat();
+        (all.into_iter())
+            .filter(|(name, _)| !name.ends_with(".tmp"))
+            .collect()
+    };
+    let before = files();
+    let output = limited(60, &s.resume("run"), s.path("")).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let last = stderr.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("can't be written") && last.contains("step-"),
+        "{stderr}"
+    );
+    let whole =
+        |(name, _): &&(String, Vec<u8>)| name.contains("step-00000000") || name == "rows.bf16";
+    let kept = |all: &[(String, Vec<u8>)]| all.iter().filter(whole).cloned().collect::<Vec<_>>();
+    assert!(kept(&files()) == kept(&before), "what was there changed");
+    succeeds(s.resume("run").output().unwrap());
+    s.same("run", "whole");
 }
 
 #[test]

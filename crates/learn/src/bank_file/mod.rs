@@ -118,8 +118,7 @@ impl fmt::Debug for Id {
 /// latest checkpoints, so for as many intervals.
 pub fn interval(config: &Config) -> Option<u64> {
     let shape = Shape::of(config)?;
-    let bank = &config.model.memory_bank;
-    let most = bank.max_dirty_bytes.unwrap_or(MAX_DIRTY_BYTES);
+    let most = max_dirty_bytes(config);
     let all = (shape.bytes().unwrap_or(u64::MAX)).saturating_add(PAGE - 1) / PAGE * PAGE;
     if all <= most {
         return None;
@@ -129,6 +128,24 @@ pub fn interval(config: &Config) -> Option<u64> {
         .saturating_mul(PAGE);
     let kept = config.checkpoint.keep as u64;
     Some((most / step.saturating_mul(kept).max(1)).max(1))
+}
+
+/// Bytes of memory that rows may take which the file doesn't hold yet.
+pub fn max_dirty_bytes(config: &Config) -> u64 {
+    let given = config.model.memory_bank.max_dirty_bytes;
+    given.unwrap_or(MAX_DIRTY_BYTES)
+}
+
+/// Bytes on the disk: of the bank's file, and of the changed rows of a checkpoint at most. 0 where
+/// the bank is in memory.
+pub fn disk_bytes(config: &Config) -> (u64, u64) {
+    let Some(shape) = Shape::of(config) else {
+        return (0, 0);
+    };
+    let steps = interval(config).unwrap_or(u64::MAX);
+    let rows = (rows_of_a_step(config).saturating_mul(steps)).min(shape.rows as u64);
+    let changes = rows.saturating_mul(shape.stride() as u64 + 8);
+    (shape.bytes().unwrap_or(u64::MAX), changes)
 }
 
 /// Rows that an optimiser step changes at most.

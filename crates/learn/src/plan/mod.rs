@@ -8,9 +8,10 @@
 mod measure;
 mod time;
 
-use npid_engine::{Description, Engine, Sizes, StateKind};
+use npid_engine::{Description, Engine, Sizes, StateEntry, StateKind};
 use serde::Serialize;
 
+use crate::bank_file::{self, Shape};
 use crate::collections::{Collections, KnnSplit};
 use crate::config::{BackboneType, Config};
 use crate::derive::{Choice, Facts};
@@ -98,7 +99,8 @@ pub struct Memory {
     pub weights: u64,
     /// The optimiser's state.
     pub optimizer: u64,
-    /// The memory bank.
+    /// The memory bank; of one in a file what it may take at most beside the system's cache of
+    /// files.
     pub bank: u64,
     /// Pictures on their way, about.
     pub loader: u64,
@@ -117,6 +119,8 @@ pub struct Disk {
     pub checkpoint: u64,
     /// How many are kept: the latest, and the best where there is a kNN figure.
     pub kept: usize,
+    /// The memory bank's file, where it is in one; a checkpoint holds the rows that changed.
+    pub bank: u64,
     /// All of them.
     pub total: u64,
 }
@@ -207,6 +211,11 @@ fn network(config: &Config, description: &Description) -> Result<Network, Error>
     })
 }
 
+/// Bytes of a state as it is stored.
+fn entry_bytes(entry: &StateEntry) -> u64 {
+    (entry.dtype.bytes() * entry.len()) as u64
+}
+
 fn memory(
     config: &Config,
     engine: &dyn Engine,
@@ -216,17 +225,27 @@ fn memory(
     let bytes = |of: fn(StateKind) -> bool| -> u64 {
         let entries = engine.state();
         let entries = entries.iter().filter(|entry| of(entry.kind));
-        entries.map(|entry| 4 * entry.len() as u64).sum()
+        entries.map(entry_bytes).sum()
     };
     // A gradient for each weight; the engine may or may not name it as state.
     let weights = 2 * bytes(|kind| matches!(kind, StateKind::Param(_)))
         + bytes(|kind| matches!(kind, StateKind::Statistic(_)));
     let optimizer = bytes(|kind| matches!(kind, StateKind::Momentum(_)));
     let bank = bytes(|kind| kind == StateKind::Bank);
+    let in_file = Shape::of(config).is_some();
     let entries = engine.state();
-    let largest = entries.iter().map(|entry| 4 * entry.len() as u64).max();
-    let copy = largest.unwrap_or(0);
-    let planned = engine.info().planned_bytes;
+    let copied = |entry: &&StateEntry| !(in_file && entry.kind == StateKind::Bank);
+    // A tensor is copied as 32-bit numbers, whatever it is stored as.
+    let largest = (entries.iter().filter(copied)).map(|entry| 4 * entry.len() as u64);
+    let copy = largest.max().unwrap_or(0);
+    let mut planned = engine.info().planned_bytes;
+    let bank = match in_file {
+        true => bank.min(bank_file::max_dirty_bytes(config)),
+        false => bank,
+    };
+    if in_file {
+        planned += bank;
+    }
 
     let data = &config.data;
     let workers = options.workers.unwrap_or(data.workers);
@@ -252,12 +271,15 @@ fn memory(
 fn disk(config: &Config, engine: &dyn Engine, split: Option<&KnnSplit>) -> Disk {
     let saved = engine.state();
     let saved = saved.iter().filter(|entry| entry.saved());
-    let checkpoint = saved.map(|entry| 4 * entry.len() as u64).sum();
+    let whole: u64 = saved.map(entry_bytes).sum();
+    let (bank, changes) = bank_file::disk_bytes(config);
+    let checkpoint = whole - bank + changes;
     let written = config.runner.max_epochs / config.checkpoint.interval + 2;
     let kept = (config.checkpoint.keep + usize::from(split.is_some())).min(written as usize);
     Disk {
         checkpoint,
         kept,
-        total: checkpoint * kept as u64,
+        bank,
+        total: bank + checkpoint * kept as u64,
     }
 }
