@@ -147,6 +147,21 @@ fn pages_that_are_given_back_are_read_from_the_file_again() {
     assert_eq!(engine.read_rows(&[0, 1999]).unwrap(), vec![0.0; 2 * dim]);
 }
 
+/// A mapping must not be refused because all of it could change: a TiB, of which the disk holds
+/// nothing yet.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_larger_than_memory_is_mapped() {
+    let len = 1 << 38;
+    let folder = tempfile::tempdir().unwrap();
+    let file = fs::File::create_new(folder.path().join("rows")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    drop(file);
+    let file = fs::File::open(folder.path().join("rows")).unwrap();
+    let mapped = MappedRows::open(&file, RowType::F32, len).unwrap();
+    assert_eq!(mapped.len(), len);
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let case = case("r18-w3-contrastive");

@@ -15,6 +15,7 @@ mod feature;
 mod forward;
 mod heads;
 mod memory;
+mod memory_bank;
 mod parameters;
 mod pooling;
 mod program;
@@ -24,25 +25,24 @@ mod simd;
 mod threads;
 mod tile;
 
-use npid_network::init::random_row;
-use npid_network::method::{Head, Npid, RowStorage};
+use npid_network::method::RowStorage;
 
 use crate::candidates::Candidates;
 use crate::mapped::MappedRows;
 use crate::state::{self, StateEntry, StateKind};
 use crate::{
-    BankHealth, Description, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output,
-    Sizes, check_images, check_objective, check_rows, objective_nodes, output_nodes,
+    BankHealth, Description, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes,
+    check_images, check_objective, check_rows, objective_nodes, output_nodes,
 };
 use batch_norm::Statistics;
 use conv2d::ConvPlan;
 use feature::InputTable;
-use heads::{Compared, Comparison, Drawn, Nce, Partials};
 use memory::Buffer;
+use memory_bank::Bank;
 use npid_network::graph::{NodeId, Op, Shape};
 use parameters::Parameters;
 use program::{Program, Work};
-use rows::{Element, Rows, View, ViewMut};
+use rows::Rows;
 pub use simd::Isa;
 use threads::Threads;
 
@@ -125,22 +125,6 @@ struct Compiled {
     statistics: Statistics,
     /// Winners of a max pool.
     winners: Vec<u8>,
-}
-
-/// The memory bank and what the method needs beside it.
-struct Bank {
-    rows: Rows,
-    /// The NCE head's ln Z.
-    log_z: f32,
-    partials: Partials,
-    /// Packed features of exact softmax.
-    panels: Buffer,
-    pending_rows: Vec<u64>,
-    pending_features: Vec<f32>,
-    /// Their own rows as they were.
-    own: Vec<f32>,
-    gradient: Vec<f32>,
-    health: Option<BankHealth>,
 }
 
 impl Cpu {
@@ -324,154 +308,6 @@ impl Cpu {
             .into_iter()
             .find(|e| e.name == name))
         .ok_or_else(|| Error::State(format!("there is no state named '{name}'")))
-    }
-}
-
-impl Bank {
-    fn new(
-        method: &Npid,
-        seed: u64,
-        batch: usize,
-        lanes: usize,
-        threads: &Threads,
-    ) -> Result<Self, Error> {
-        let settings = method.memory_bank;
-        let (n, dim) = (settings.length, settings.feat_dim);
-        let rows = match settings.storage {
-            RowStorage::Memory => {
-                let mut rows = Rows::new(settings.dtype, n * dim)?;
-                threads.enter(|| rows.fill(dim, |row| random_row(row, dim, seed)));
-                rows
-            }
-            RowStorage::File => Rows::unfilled(settings.dtype, n * dim)?,
-        };
-        let (segments, panels) = match method.head {
-            Head::Softmax { .. } => (
-                heads::row_segments(n).count(),
-                heads::panels_len(batch, dim, lanes),
-            ),
-            Head::Contrastive { .. } | Head::Nce { .. } => {
-                (heads::negative_segments(method.neg_num).count(), 0)
-            }
-        };
-        Ok(Bank {
-            rows,
-            log_z: f32::NEG_INFINITY,
-            partials: Partials::new(segments, batch, dim),
-            panels: Buffer::new(panels),
-            pending_rows: Vec::with_capacity(batch),
-            pending_features: Vec::with_capacity(batch * dim),
-            own: vec![0.0; batch * dim],
-            gradient: vec![0.0; batch * dim],
-            health: None,
-        })
-    }
-
-    /// Bytes taken.
-    fn bytes(&self) -> usize {
-        let floats = self.panels.len() + 2 * self.own.len() + self.gradient.len();
-        self.rows.bytes() + self.partials.bytes() + floats * 4
-    }
-
-    /// Compares the pending features with the bank: their loss; its gradient is left in `gradient`.
-    fn compare(
-        &mut self,
-        method: &Npid,
-        isa: Isa,
-        candidates: &Candidates,
-        draws: Draws<'_>,
-    ) -> f32 {
-        let dim = method.memory_bank.feat_dim;
-        let len = self.pending_features.len();
-        let (rows, own) = (&self.pending_rows, &mut self.own[..len]);
-        let view = self.rows.view();
-        match view {
-            View::F32(bank) => bank::gather(bank, dim, rows, own),
-            View::Bf16(bank) => bank::gather(bank, dim, rows, own),
-            View::F16(bank) => bank::gather(bank, dim, rows, own),
-        }
-        let beside = Beside {
-            method,
-            draws,
-            candidates,
-            partials: &mut self.partials,
-            panels: &mut self.panels,
-            log_z: &mut self.log_z,
-            gradient: &mut self.gradient[..len],
-        };
-        let comparison = Comparison {
-            isa,
-            dim,
-            temperature: method.head.temperature(),
-            features: &self.pending_features,
-            rows,
-            bank: &[0f32; 0][..],
-            own,
-            excluded: candidates.any_excluded(),
-        };
-        let compared = match view {
-            View::F32(bank) => beside.run(comparison.over(bank)),
-            View::Bf16(bank) => beside.run(comparison.over(bank)),
-            View::F16(bank) => beside.run(comparison.over(bank)),
-        };
-        let dot = |(f, v): (&f32, &f32)| f64::from(*f) * f64::from(*v);
-        let dots: f64 = self.pending_features.iter().zip(&*own).map(dot).sum();
-        self.health = Some(BankHealth {
-            alignment: (dots / rows.len() as f64) as f32,
-            effective_negatives: compared.effective_negatives,
-        });
-        compared.loss
-    }
-
-    /// Commits the pending features, if there are any.
-    fn update(&mut self, momentum: f32, dim: usize) -> bool {
-        let (rows, features, own) = (&self.pending_rows, &self.pending_features, &self.own);
-        let pending = !rows.is_empty();
-        match self.rows.view_mut() {
-            ViewMut::F32(bank) => bank::update(bank, dim, momentum, rows, features, own),
-            ViewMut::Bf16(bank) => bank::update(bank, dim, momentum, rows, features, own),
-            ViewMut::F16(bank) => bank::update(bank, dim, momentum, rows, features, own),
-        }
-        self.pending_rows.clear();
-        pending
-    }
-}
-
-/// What a comparison needs beside features and rows.
-struct Beside<'a> {
-    method: &'a Npid,
-    draws: Draws<'a>,
-    candidates: &'a Candidates,
-    partials: &'a mut Partials,
-    panels: &'a mut Buffer,
-    log_z: &'a mut f32,
-    gradient: &'a mut [f32],
-}
-
-impl Beside<'_> {
-    fn run<E: Element>(self, comparison: Comparison<'_, E>) -> Compared {
-        let (partials, gradient) = (self.partials, self.gradient);
-        let drawn = (self.candidates.sampler()).map(|sampler| Drawn {
-            sampler,
-            draws: self.draws,
-            neg_num: self.method.neg_num,
-        });
-        let drawn = || drawn.expect("a head that samples has a sampler");
-        match self.method.head {
-            Head::Softmax { .. } => comparison.softmax(partials, self.panels, gradient),
-            Head::Contrastive { .. } => comparison.contrastive(drawn(), partials, gradient),
-            Head::Nce {
-                z_momentum,
-                proximal,
-                ..
-            } => {
-                let nce = Nce {
-                    z_momentum,
-                    proximal,
-                };
-                comparison.nce(nce, drawn(), self.log_z, partials, gradient)
-            }
-        }
     }
 }
 

@@ -31,6 +31,9 @@ struct State {
     step: u64,
     /// What tells this state of the bank from all others, in hexadecimal.
     id: String,
+    /// While changes are written in: the state that they lead to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 /// The folder of the bank's files.
@@ -62,9 +65,11 @@ pub struct Base {
     state_path: PathBuf,
     file: File,
     pub shape: Shape,
-    /// The step whose rows these are; those of the next changes may already be among them.
+    /// The step whose rows these are.
     pub step: u64,
     pub id: Id,
+    /// The state that the file has in part, where writing changes in was not finished.
+    pub next: Option<Id>,
 }
 
 impl Base {
@@ -95,6 +100,9 @@ impl Base {
                 state.version
             )));
         }
+        let next = (state.next.as_deref())
+            .map(|next| Id::parse(next).ok_or_else(|| fail(&state_path, "it is damaged")))
+            .transpose()?;
         let (Some(dtype), Some(id)) = (RowType::named(&state.dtype), Id::parse(&state.id)) else {
             return Err(fail(&state_path, "it is damaged"));
         };
@@ -125,6 +133,7 @@ impl Base {
             shape,
             step: state.step,
             id,
+            next,
         })
     }
 
@@ -146,11 +155,13 @@ impl Base {
     /// Takes changes of the state it holds: afterwards the file holds the state they lead to.
     ///
     /// However far this comes before the process ends, the changes can be taken again: until
-    /// `rows.json` says otherwise the file counts as the state before.
+    /// `rows.json` says otherwise the file counts as the state before. That it may be only partly
+    /// so, and of use for states with these changes alone, `rows.json` says first.
     ///
     /// # Errors
     /// If the changes can't be read or the file not be written.
     pub fn take(&mut self, delta: &Delta) -> Result<(), Error> {
+        self.say(self.step, self.id, Some(delta.id))?;
         let stride = self.shape.stride();
         let written = delta
             .each(self.shape, &mut |rows, bytes| {
@@ -167,12 +178,12 @@ impl Base {
             })
             .and_then(|()| disk::sync(&self.file));
         written.map_err(|error| unwritable(&self.path, &error))?;
-        self.say(delta.step, delta.id)
+        self.say(delta.step, delta.id, None)
     }
 
     /// Says which state the file holds.
-    fn say(&mut self, step: u64, id: Id) -> Result<(), Error> {
-        (self.step, self.id) = (step, id);
+    fn say(&mut self, step: u64, id: Id, next: Option<Id>) -> Result<(), Error> {
+        (self.step, self.id, self.next) = (step, id, next);
         let state = State {
             version: VERSION,
             rows: self.shape.rows,
@@ -180,6 +191,7 @@ impl Base {
             dtype: self.shape.dtype.name().into(),
             step,
             id: id.to_string(),
+            next: next.map(|next| next.to_string()),
         };
         let temporary = temporary_of(&self.state_path);
         let written = serde_json::to_vec(&state)
@@ -231,6 +243,7 @@ impl Begun {
                 shape,
                 step: 0,
                 id: first_id(shape, seed),
+                next: None,
             },
             temporary,
         })
@@ -271,7 +284,7 @@ impl Begun {
             return Err(self.failed(&error));
         }
         let (step, id) = (self.base.step, self.base.id);
-        self.base.say(step, id)?;
+        self.base.say(step, id, None)?;
         Ok(self.base)
     }
 

@@ -14,7 +14,8 @@
 //! Why a kill can't tear it. (1) Changes are whole before the checkpoint that needs them has its
 //! name, and until then nothing else has changed. (2) Folding writes only rows of changes that
 //! every remaining checkpoint includes, and these stay on the disk until the base is synced and
-//! `bank/rows.json` says so: a base that was written in part is repaired by doing it again. So a
+//! `bank/rows.json` says so: a base that was written in part is repaired by doing it again. (That it
+//! may be so written is said there too, lest someone removes the later checkpoints.) So a
 //! checkpoint's state is always the base and then, in order, the changes up to its own, whether or
 //! not some of them are in the base already.
 
@@ -280,6 +281,13 @@ impl BankFile {
                 )));
             }
             waiting.push(delta);
+        }
+        let torn = (base.next).is_some_and(|next| waiting.iter().all(|delta| delta.id != next));
+        if torn && reached(&waiting) == wanted {
+            return Err(damaged(format!(
+                "{name}: its rows aren't there any more, {} holds some of a later step",
+                base::folder(run).display()
+            )));
         }
         if reached(&waiting) != wanted {
             return Err(damaged(match step < base.step {

@@ -4,6 +4,7 @@ use npid_engine::Engine;
 use serde::Serialize;
 
 use super::{Disk, measure};
+use crate::bank_file;
 use crate::collections::{Collections, KnnSplit};
 use crate::config::{Config, Start};
 use crate::error::Error;
@@ -130,11 +131,14 @@ pub(super) fn estimate(
     };
     let spread_s = forward * SAMPLE.min(images) as f64;
     let checkpoint_s = disk.checkpoint as f64 / SAVE_BYTES;
-    let saved = 1 + epochs.div_ceil(config.checkpoint.interval);
+    let mut saved = f64::from(1 + epochs.div_ceil(config.checkpoint.interval));
+    if let Some(each) = bank_file::interval(config) {
+        saved += f64::from(epochs) * steps_of_an_epoch(config, images) as f64 / each as f64;
+    }
     let total_s = before_s
         + f64::from(epochs) * (epoch_s + spread_s)
         + f64::from(evaluations) * evaluation_s
-        + f64::from(saved) * checkpoint_s;
+        + saved * checkpoint_s;
     Ok(Time {
         steps_per_epoch: steps_of_an_epoch(config, images),
         epochs,
