@@ -177,12 +177,16 @@ mod tests {
     #[test]
     fn pages_of_newer_rows_stay() {
         // Eight rows a page; then rows of one and a half pages; then a row of three pages.
+        let pages = |stride, in_file: &[u64], newer: &[u64]| -> Vec<usize> {
+            let runs = released(64, stride, in_file, newer);
+            runs.into_iter().flatten().collect()
+        };
         assert_eq!(released(64, 8, &[0, 7, 8, 30], &[]), [0..2, 3..4]);
-        assert_eq!(released(64, 8, &[0, 7, 8, 30], &[15]), [0..1, 3..4]);
-        assert_eq!(released(64, 8, &[0, 7, 8, 30], &[1, 2, 26, 80]), [1..2]);
-        assert_eq!(released(64, 96, &[0, 3], &[1]), [0..1, 4..6]);
-        assert_eq!(released(64, 192, &[1], &[0, 2]), [3..6]);
-        assert_eq!(released(64, 8, &[], &[1]), []);
+        assert_eq!(pages(8, &[0, 7, 8, 30], &[15]), [0, 3]);
+        assert_eq!(pages(8, &[0, 7, 8, 30], &[1, 2, 26, 80]), [1]);
+        assert_eq!(pages(96, &[0, 3], &[1]), [0, 4, 5]);
+        assert_eq!(pages(192, &[1], &[0, 2]), [3, 4, 5]);
+        assert!(pages(8, &[], &[1]).is_empty());
     }
 
     #[test]

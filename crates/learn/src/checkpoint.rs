@@ -580,7 +580,8 @@ impl Checkpoint {
         let fail = |what: String| Error::input(format!("{}: {what}", self.path.display()));
         let io = |error: std::io::Error| fail(format!("cannot be read ({error})"));
         let info = self.tensors.info(name);
-        let wide = |info: &TensorInfo| -> Option<(usize, fn([u8; 4]) -> f32)> {
+        type Widen = fn([u8; 4]) -> f32;
+        let wide = |info: &TensorInfo| -> Option<(usize, Widen)> {
             match info.dtype {
                 Dtype::F32 => Some((4, f32::from_le_bytes)),
                 Dtype::BF16 => Some((2, |b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),

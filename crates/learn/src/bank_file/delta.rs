@@ -43,6 +43,9 @@ pub fn step_of(name: &str) -> Option<u64> {
         .ok()
 }
 
+/// Gets rows and their bytes.
+pub type Each<'a> = &'a mut dyn FnMut(&[u64], &[u8]) -> io::Result<()>;
+
 /// Why a file of changes can't be used.
 pub enum Bad {
     /// The disk doesn't give it.
@@ -244,11 +247,7 @@ impl Delta {
     ///
     /// # Errors
     /// If the file can't be read, or `each` fails.
-    pub fn each(
-        &self,
-        shape: Shape,
-        each: &mut dyn FnMut(&[u64], &[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    pub fn each(&self, shape: Shape, each: Each<'_>) -> io::Result<()> {
         let mut file = File::open(&self.path)?;
         let start = HEADER + 8 * self.rows.len();
         io::Seek::seek(&mut file, io::SeekFrom::Start(start as u64))?;
