@@ -22,7 +22,6 @@ SERIES = [
     ("rows", "exact softmax", "rows", [10**4, 10**5, 10**6, 10**7], {"head": "softmax"}),
     ("rows", "65,536 negatives", "rows", [10**4, 10**5, 10**6, 10**7], {}),
     ("negatives", "contrastive", "neg-num", [10**3, 10**4, 10**5, 10**6], {}),
-    ("negatives", "NCE", "neg-num", [10**3, 10**4, 10**5, 10**6], {"head": "nce"}),
     ("batch", "exact softmax", "batch", [32, 64, 128, 256, 512], {"head": "softmax"}),
     ("batch", "65,536 negatives", "batch", [32, 64, 128, 256, 512], {}),
 ]

@@ -4,7 +4,7 @@ mod tools;
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use npid_learn::checkpoint::Choice;
 use npid_network::method::RowType;
@@ -357,9 +357,15 @@ pub struct BankArgs {
 
 /// `f32`, `bf16` or `f16`.
 fn row_type() -> impl TypedValueParser<Value = RowType> {
-    let names = RowType::NAMED.map(|(name, _)| name);
+    let values = RowType::NAMED.map(|(name, dtype)| {
+        PossibleValue::new(name).help(match dtype {
+            RowType::F32 => "32 bits",
+            RowType::Bf16 => "16 bits, 8 of them significant",
+            RowType::F16 => "16 bits, 11 of them significant",
+        })
+    });
     // Anything else doesn't get past the possible values.
-    PossibleValuesParser::new(names).map(|name| RowType::named(&name).unwrap_or_default())
+    PossibleValuesParser::new(values).map(|name| RowType::named(&name).unwrap_or_default())
 }
 
 /// `--head`.
