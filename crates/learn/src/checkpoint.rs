@@ -12,11 +12,11 @@ pub use choice::Choice;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
 use npid_data::source::ContentHash;
+use npid_engine::mapped::{decode, encode};
 use npid_engine::{Description, Engine, StateEntry, StateKind};
 use npid_network::method::RowType;
 use safetensors::Dtype;
@@ -166,6 +166,20 @@ fn step_of(name: &str) -> Option<u64> {
 /// # Errors
 /// If the folder can't be read.
 pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
+    let mut found = files(folder, step_of)?;
+    found.reverse();
+    Ok(found)
+}
+
+/// The files in `folder` in whose names `step_of` finds a step, by it, the oldest first; none where
+/// there is no such folder.
+///
+/// # Errors
+/// If the folder can't be read.
+pub(crate) fn files(
+    folder: &Path,
+    step_of: fn(&str) -> Option<u64>,
+) -> Result<Vec<(u64, PathBuf)>, Error> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -183,7 +197,7 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
             Some((step, entry.path()))
         })
         .collect();
-    found.sort_by_key(|&(step, _)| std::cmp::Reverse(step));
+    found.sort();
     Ok(found)
 }
 
@@ -268,13 +282,12 @@ fn write(path: &Path, engine: &dyn Engine, meta: &Meta) -> Result<(), WriteError
     let mut file = BufWriter::with_capacity(BUFFER, hashing);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
+    let mut bytes = Vec::with_capacity(BUFFER);
     for entry in &entries {
-        for value in engine.read(&entry.name)? {
-            match entry.dtype {
-                RowType::F32 => file.write_all(&value.to_le_bytes())?,
-                RowType::Bf16 => file.write_all(&bf16::from_f32(value).to_le_bytes())?,
-                RowType::F16 => file.write_all(&f16::from_f32(value).to_le_bytes())?,
-            }
+        for values in engine.read(&entry.name)?.chunks(BUFFER / 4) {
+            bytes.clear();
+            encode(entry.dtype, values, &mut bytes);
+            file.write_all(&bytes)?;
         }
     }
     file.flush()?;
@@ -579,28 +592,22 @@ impl Checkpoint {
     pub fn read(&self, name: &str) -> Result<Vec<f32>, Error> {
         let fail = |what: String| Error::input(format!("{}: {what}", self.path.display()));
         let io = |error: std::io::Error| fail(format!("cannot be read ({error})"));
-        let info = self.tensors.info(name);
-        type Widen = fn([u8; 4]) -> f32;
-        let wide = |info: &TensorInfo| -> Option<(usize, Widen)> {
-            match info.dtype {
-                Dtype::F32 => Some((4, f32::from_le_bytes)),
-                Dtype::BF16 => Some((2, |b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
-                Dtype::F16 => Some((2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32())),
-                _ => None,
-            }
-        };
-        let found = info.and_then(|info| Some((info.data_offsets, wide(info)?)));
-        let Some(((start, end), (size, widen))) = found else {
+        let found = self.tensors.info(name).and_then(|info| {
+            let mut known = RowType::NAMED.into_iter().map(|(_, dtype)| dtype);
+            let dtype = known.find(|&dtype| stored(dtype) == info.dtype)?;
+            Some((info.data_offsets, dtype))
+        });
+        let Some(((start, end), dtype)) = found else {
             return Err(fail(format!("there is no {name} in it")));
         };
-        let mut reader = BufReader::with_capacity(BUFFER, &self.file);
-        (reader.seek(SeekFrom::Start(self.data_start + start as u64))).map_err(io)?;
-        let count = (end - start) / size;
-        let mut values = Vec::with_capacity(count);
-        let mut bytes = [0; 4];
-        for _ in 0..count {
-            reader.read_exact(&mut bytes[..size]).map_err(io)?;
-            values.push(widen(bytes));
+        let mut file = &self.file;
+        (file.seek(SeekFrom::Start(self.data_start + start as u64))).map_err(io)?;
+        let mut values = Vec::with_capacity((end - start) / dtype.bytes());
+        let mut bytes = vec![0; BUFFER.min(end - start)];
+        for at in (start..end).step_by(BUFFER) {
+            let bytes = &mut bytes[..BUFFER.min(end - at)];
+            file.read_exact(bytes).map_err(io)?;
+            values.extend(decode(dtype, bytes));
         }
         Ok(values)
     }

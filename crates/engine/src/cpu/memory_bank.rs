@@ -91,29 +91,23 @@ impl Bank {
             View::Bf16(bank) => bank::gather(bank, dim, rows, own),
             View::F16(bank) => bank::gather(bank, dim, rows, own),
         }
-        let beside = Beside {
+        let asked = Asked {
             method,
+            isa,
             draws,
             candidates,
+            features: &self.pending_features,
+            rows,
+            own,
             partials: &mut self.partials,
             panels: &mut self.panels,
             log_z: &mut self.log_z,
             gradient: &mut self.gradient[..len],
         };
-        let comparison = Comparison {
-            isa,
-            dim,
-            temperature: method.head.temperature(),
-            features: &self.pending_features,
-            rows,
-            bank: &[0f32; 0][..],
-            own,
-            excluded: candidates.any_excluded(),
-        };
         let compared = match view {
-            View::F32(bank) => beside.run(comparison.over(bank)),
-            View::Bf16(bank) => beside.run(comparison.over(bank)),
-            View::F16(bank) => beside.run(comparison.over(bank)),
+            View::F32(bank) => asked.of(bank),
+            View::Bf16(bank) => asked.of(bank),
+            View::F16(bank) => asked.of(bank),
         };
         let dot = |(f, v): (&f32, &f32)| f64::from(*f) * f64::from(*v);
         let dots: f64 = self.pending_features.iter().zip(&*own).map(dot).sum();
@@ -138,19 +132,33 @@ impl Bank {
     }
 }
 
-/// What a comparison needs beside features and rows.
-struct Beside<'a> {
+/// A comparison with a bank of any type.
+struct Asked<'a> {
     method: &'a Npid,
+    isa: Isa,
     draws: Draws<'a>,
     candidates: &'a Candidates,
+    features: &'a [f32],
+    rows: &'a [u64],
+    own: &'a [f32],
     partials: &'a mut Partials,
     panels: &'a mut Buffer,
     log_z: &'a mut f32,
     gradient: &'a mut [f32],
 }
 
-impl Beside<'_> {
-    fn run<E: Element>(self, comparison: Comparison<'_, E>) -> Compared {
+impl Asked<'_> {
+    fn of<E: Element>(self, bank: &[E]) -> Compared {
+        let comparison = Comparison {
+            isa: self.isa,
+            dim: self.method.memory_bank.feat_dim,
+            temperature: self.method.head.temperature(),
+            features: self.features,
+            rows: self.rows,
+            bank,
+            own: self.own,
+            excluded: self.candidates.any_excluded(),
+        };
         let (partials, gradient) = (self.partials, self.gradient);
         let drawn = (self.candidates.sampler()).map(|sampler| Drawn {
             sampler,

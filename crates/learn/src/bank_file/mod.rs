@@ -26,13 +26,12 @@ mod disk;
 mod tests;
 
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 
 use npid_engine::Engine;
 use npid_network::method::RowType;
 
-use crate::checkpoint::{Checkpoint, Meta, Unusable};
+use crate::checkpoint::{self, Checkpoint, Meta, Unusable};
 use crate::config::{Config, Storage};
 use crate::error::Error;
 use crate::run::RunFolder;
@@ -455,26 +454,7 @@ pub fn agrees(config: &Config, meta: &Meta) -> Result<(), Error> {
 
 /// Files of changes in the folder of the checkpoints, by step, the oldest first.
 fn deltas(run: &RunFolder) -> Result<Vec<(u64, PathBuf)>, Error> {
-    let folder = run.checkpoints();
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => {
-            return Err(Error::input(format!(
-                "{}: cannot be read ({error}); check its permissions",
-                folder.display()
-            )));
-        }
-    };
-    let mut found: Vec<(u64, PathBuf)> = entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let step = delta::step_of(entry.file_name().to_str()?)?;
-            Some((step, entry.path()))
-        })
-        .collect();
-    found.sort();
-    Ok(found)
+    checkpoint::files(&run.checkpoints(), delta::step_of)
 }
 
 fn remove(path: &std::path::Path) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 //! end.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use npid_engine::cpu::{Cpu, Isa, Options};

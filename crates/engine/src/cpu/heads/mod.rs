@@ -86,32 +86,6 @@ enum Own {
     Among(Parts),
 }
 
-impl<'a, E> Comparison<'a, E> {
-    /// The same with other rows.
-    pub fn over<F>(self, bank: &'a [F]) -> Comparison<'a, F> {
-        let Comparison {
-            isa,
-            dim,
-            temperature,
-            features,
-            rows,
-            own,
-            excluded,
-            ..
-        } = self;
-        Comparison {
-            isa,
-            dim,
-            temperature,
-            features,
-            rows,
-            bank,
-            own,
-            excluded,
-        }
-    }
-}
-
 impl<E: Element> Comparison<'_, E> {
     fn count(&self) -> usize {
         self.rows.len()
