@@ -40,10 +40,10 @@ pub fn write(
     write_with(path, rows, columns, &[])
 }
 
-/// As [`write`], with pairs of key and value in the file's own metadata.
+/// As [`write()`], with pairs of key and value in the file's own metadata.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_with(
     path: &Path,
     rows: usize,
