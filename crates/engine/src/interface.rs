@@ -1,5 +1,7 @@
 //! The interface every engine implements, and the checks they share.
 
+use std::time::Duration;
+
 use npid_network::graph::{Network, NodeId};
 use npid_network::method::Description;
 
@@ -103,6 +105,30 @@ pub struct BankHealth {
     pub effective_negatives: f32,
 }
 
+/// Where the time of training goes: seconds of wall clock in [`Engine::gradient`],
+/// [`Engine::update_bank`] and [`Engine::apply`], whether called one by one or as a step.
+/// [`Engine::features`] isn't counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// The forward pass, with what it first has to do to weights that have changed.
+    pub forward: Duration,
+    /// The backward pass from the gradient of the features (or logits) on.
+    pub backward: Duration,
+    /// Loss and gradient of the features (or logits), and the bank's update.
+    pub bank: Duration,
+    /// The optimiser.
+    pub optimizer: Duration,
+}
+
+impl std::ops::AddAssign for Timings {
+    fn add_assign(&mut self, other: Timings) {
+        self.forward += other.forward;
+        self.backward += other.backward;
+        self.bank += other.bank;
+        self.optimizer += other.optimizer;
+    }
+}
+
 /// What an engine says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
@@ -184,6 +210,11 @@ pub trait Engine: Send {
 
     /// What the last NPID gradient found of the bank; `None` before the first.
     fn bank_health(&self) -> Option<BankHealth>;
+
+    /// Where the time went since this was last asked; `None` from an engine that can't tell.
+    fn take_timings(&mut self) -> Option<Timings> {
+        None
+    }
 
     /// [`gradient`](Engine::gradient), [`apply`](Engine::apply) and, for NPID,
     /// [`update_bank`](Engine::update_bank) in one.

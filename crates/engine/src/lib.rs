@@ -17,7 +17,7 @@ pub mod reference;
 pub mod state;
 
 pub use interface::{
-    BankHealth, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes,
+    BankHealth, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, Timings,
     check_images, check_objective, check_rows, objective_nodes, output_nodes,
 };
 pub use state::{StateEntry, StateKind};

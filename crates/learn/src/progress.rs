@@ -90,6 +90,22 @@ pub struct EpochReport {
     pub wait_s: f64,
     /// Seconds in the steps.
     pub step_s: f64,
+    /// Seconds of these in the forward pass; `None`, as the three after it, of an engine that
+    /// can't tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward_s: Option<f64>,
+    /// Seconds in the backward pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backward_s: Option<f64>,
+    /// Seconds in the comparison with the memory bank and its update.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bank_s: Option<f64>,
+    /// Seconds in the optimiser.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optimizer_s: Option<f64>,
+    /// Steps that these seconds are of: those that this process took in the epoch.
+    #[serde(skip)]
+    pub timed_steps: u64,
     /// Seconds of evaluation at its end.
     pub eval_s: f64,
     /// kNN top-1, percent, where it was measured after this epoch.

@@ -157,6 +157,10 @@ fn everything_in_the_metrics_is_in_the_event_file() {
         "skipped",
         "wait_s",
         "step_s",
+        "forward_s",
+        "backward_s",
+        "bank_s",
+        "optimizer_s",
         "eval_s",
     ];
     for field in of_epochs {

@@ -265,6 +265,9 @@ impl Progress for Display {
             "epoch {}/{} done  loss {:.4}  spread {:.2}{log_z}  {:.0} images/s{knn}{skipped}",
             report.epoch, run.started.epochs, report.loss, report.spread, report.images_per_s
         ));
+        if let Some(times) = times(report) {
+            self.line(&times);
+        }
     }
 
     fn knn(&mut self, report: &KnnReport) {
@@ -322,6 +325,24 @@ fn percent(part: f64, whole: f64) -> f64 {
     } else {
         0.0
     }
+}
+
+/// Where the time of an epoch's steps went; `None` if there is nothing to tell.
+fn times(report: &EpochReport) -> Option<String> {
+    let whole = report.wait_s + report.step_s;
+    if report.timed_steps == 0 || whole <= 0.0 {
+        return None;
+    }
+    let parts = [
+        ("waiting for data", report.wait_s),
+        ("forward", report.forward_s?),
+        ("backward", report.backward_s?),
+        ("bank", report.bank_s?),
+        ("optimiser", report.optimizer_s?),
+    ];
+    let shares = parts.map(|(what, s)| format!("{what} {:.0} %", percent(s, whole)));
+    let each = whole * 1e3 / report.timed_steps as f64;
+    Some(format!("  {each:.1} ms a step: {}", shares.join(", ")))
 }
 
 /// Two units at most: `3d 4h`, `2h 5m`, `1m 20s`, `45s`.

@@ -1,6 +1,8 @@
 //! The backward pass: activation gradients lie where the training layout says, parameter gradients
 //! accumulate.
 
+use std::time::Instant;
+
 use npid_network::graph::NodeId;
 
 use super::batch_norm::{self, Backward};
@@ -17,12 +19,16 @@ impl Cpu {
         pool.enter(|| {
             // Whether a node's gradient holds anything yet: what comes first writes, the rest add.
             let mut live = vec![false; self.program.shapes.len()];
+            let begun = Instant::now();
             let losses = self.objective(objective, count, &mut live);
+            let compared = Instant::now();
             for step in (0..self.program.steps.len()).rev() {
                 if live[self.program.steps[step].out.0] {
                     self.backward_step(step, count, &mut live);
                 }
             }
+            self.timings.bank += compared - begun;
+            self.timings.backward += compared.elapsed();
             losses
         })
     }

@@ -25,6 +25,8 @@ mod simd;
 mod threads;
 mod tile;
 
+use std::time::Instant;
+
 use npid_network::method::RowStorage;
 
 use crate::candidates::Candidates;
@@ -32,7 +34,7 @@ use crate::mapped::MappedRows;
 use crate::state::{self, StateEntry, StateKind};
 use crate::{
     BankHealth, Description, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes,
-    check_images, check_objective, check_rows, objective_nodes, output_nodes,
+    Timings, check_images, check_objective, check_rows, objective_nodes, output_nodes,
 };
 use batch_norm::Statistics;
 use conv2d::ConvPlan;
@@ -74,6 +76,7 @@ pub struct Cpu {
     packed_valid: bool,
     bank: Option<Bank>,
     candidates: Candidates,
+    timings: Timings,
 }
 
 /// Refuses what can't be had before anything is taken. An estimate from above: every map twice, all
@@ -210,6 +213,7 @@ impl Cpu {
             compiled,
             bank,
             candidates: Candidates::new(description)?,
+            timings: Timings::default(),
         })
     }
 
@@ -363,21 +367,27 @@ impl Engine for Cpu {
         check_objective(objective, &self.description, images.count)?;
         self.candidates.check(objective)?;
         let outputs = objective_nodes(&self.description.network, objective);
+        let begun = Instant::now();
         self.run_forward(images, Norm::Track, &outputs);
+        self.timings.forward += begun.elapsed();
         Ok(self.run_backward(images.count, objective))
     }
 
     fn apply(&mut self, lr: f32, scale: f32) {
+        let begun = Instant::now();
         let (parameters, description) = (&mut self.parameters, &self.description);
         self.threads
             .enter(|| parameters.apply(&description.network, description.optimizer, lr, scale));
         self.packed_valid = false;
+        self.timings.optimizer += begun.elapsed();
     }
 
     fn update_bank(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
         if let (Some(bank), Some(method)) = (&mut self.bank, &self.description.method) {
             let settings = method.memory_bank;
             if bank.update(settings.momentum, settings.feat_dim) {
+                self.timings.bank += begun.elapsed();
                 return Ok(());
             }
         }
@@ -388,6 +398,10 @@ impl Engine for Cpu {
 
     fn bank_health(&self) -> Option<BankHealth> {
         self.bank.as_ref()?.health
+    }
+
+    fn take_timings(&mut self) -> Option<Timings> {
+        Some(std::mem::take(&mut self.timings))
     }
 
     fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error> {

@@ -22,13 +22,15 @@ mod walk;
 
 pub use float::Float;
 
+use std::time::Instant;
+
 use npid_network::graph::{NodeId, Shape};
 use npid_network::init;
 use npid_network::method::{Description, Head, RowStorage};
 
 use crate::candidates::Candidates;
 use crate::interface::{
-    BankHealth, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes,
+    BankHealth, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, Timings,
     check_images, check_objective, check_rows, objective_nodes, output_nodes,
 };
 use crate::state::{self, StateEntry, StateKind};
@@ -58,6 +60,7 @@ pub struct Reference<T> {
     pending: Option<(Vec<u64>, Vec<T>)>,
     losses: Vec<f64>,
     health: Option<BankHealth>,
+    timings: Timings,
 }
 
 impl<T: Float> Reference<T> {
@@ -113,6 +116,7 @@ impl<T: Float> Reference<T> {
             pending: None,
             losses: Vec::new(),
             health: None,
+            timings: Timings::default(),
         };
         if let Some(method) = &description.method {
             let settings = method.memory_bank;
@@ -300,7 +304,9 @@ impl<T: Float> Engine for Reference<T> {
         let network = &self.description.network;
         let classifiers = network.classifiers.clone();
         let targets = objective_nodes(network, objective);
+        let begun = Instant::now();
         let tape = self.forward(images, Norm::Track, &targets);
+        let forward = Instant::now();
         let mut losses: Vec<(String, f64)> = Vec::new();
         let mut seeds = Vec::new();
         match objective {
@@ -328,7 +334,14 @@ impl<T: Float> Engine for Reference<T> {
                 seeds.extend(targets.iter().map(|&node| (node, widened.clone())));
             }
         }
+        let compared = Instant::now();
         self.backward(&tape, seeds);
+        self.timings += Timings {
+            forward: forward - begun,
+            bank: compared - forward,
+            backward: compared.elapsed(),
+            ..Timings::default()
+        };
         self.losses = losses.iter().map(|(_, value)| *value).collect();
         let single = |(name, value)| Loss {
             name,
@@ -340,6 +353,7 @@ impl<T: Float> Engine for Reference<T> {
     /// Every trainable parameter moves, also one that no gradient has reached since the last call:
     /// its gradient counts as 0, so decay and momentum still act on it.
     fn apply(&mut self, lr: f32, scale: f32) {
+        let begun = Instant::now();
         for (i, param) in self.description.network.params.iter().enumerate() {
             if !param.trainable {
                 continue;
@@ -357,6 +371,7 @@ impl<T: Float> Engine for Reference<T> {
             );
             gradient.fill(T::ZERO);
         }
+        self.timings.optimizer += begun.elapsed();
     }
 
     fn update_bank(&mut self) -> Result<(), Error> {
@@ -366,12 +381,18 @@ impl<T: Float> Engine for Reference<T> {
                 "no features wait for the bank; an NPID gradient leaves them".into(),
             ));
         };
+        let begun = Instant::now();
         bank::update(&mut self.bank, &rows, &features, method.memory_bank);
+        self.timings.bank += begun.elapsed();
         Ok(())
     }
 
     fn bank_health(&self) -> Option<BankHealth> {
         self.health
+    }
+
+    fn take_timings(&mut self) -> Option<Timings> {
+        Some(std::mem::take(&mut self.timings))
     }
 
     fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error> {

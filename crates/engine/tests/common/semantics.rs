@@ -1,7 +1,9 @@
 //! What the interface promises, checked on any engine.
 
+use std::time::{Duration, Instant};
+
 use npid_engine::state::BANK;
-use npid_engine::{Draws, Engine, Error, Norm, Objective, Output, Sizes, StateKind};
+use npid_engine::{Draws, Engine, Error, Norm, Objective, Output, Sizes, StateKind, Timings};
 use npid_network::graph::Network;
 use npid_network::init::initial_param;
 use npid_network::method::{Head, NegativeSampler, Sgd};
@@ -14,6 +16,7 @@ use super::{Make, assert_close, assert_same_bits, bits, images, pixels};
 pub fn all(make: Make<'_>) {
     starts_as_described(make);
     step_is_its_composition(make);
+    time_is_told_once(make);
     super::heads::all(make);
     gradients_accumulate_and_apply_clears_them(make);
     a_row_twice_in_a_batch(make);
@@ -111,6 +114,23 @@ fn step_is_its_composition(make: Make<'_>) {
     assert_eq!(a, b);
     assert_eq!(a[0].name, "head0.fc");
     assert_same_bits("step", fused.as_ref(), parts.as_ref());
+}
+
+fn time_is_told_once(make: Make<'_>) {
+    let (mut engine, batch) = start(make, &contrastive());
+    let mut features = [Vec::new()];
+    let outputs = [Output::Embedding];
+    (engine.features(images(&batch, 4), Norm::Eval, &outputs, &mut features)).unwrap();
+    assert_eq!(engine.take_timings(), Some(Timings::default()));
+    let begun = Instant::now();
+    for _ in 0..2 {
+        engine.step(images(&batch, 4), NPID, 0.1).unwrap();
+    }
+    let told = engine.take_timings().unwrap();
+    let parts = [told.forward, told.backward, told.bank, told.optimizer];
+    assert!(parts.iter().sum::<Duration>() <= begun.elapsed());
+    assert!(parts.iter().all(|part| !part.is_zero()), "{told:?}");
+    assert_eq!(engine.take_timings(), Some(Timings::default()));
 }
 
 fn gradients(engine: &dyn Engine) -> Vec<(String, Vec<f32>)> {

@@ -1,11 +1,11 @@
 //! Epochs: their steps and what follows them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use npid_data::loader::{Batch, Epoch, Loader};
 use npid_engine::state::LOG_Z;
-use npid_engine::{Images, Norm, Output};
+use npid_engine::{Images, Norm, Output, Timings};
 use npid_network::method::Head;
 use npid_network::philox::{Purpose, Stream};
 
@@ -54,7 +54,9 @@ impl Trainer<'_> {
             self.epoch_skipped = self.images.skipped();
         }
         self.timing.epoch = Default::default();
+        self.engine.take_timings();
         let lr = self.steps()?;
+        self.timing.epoch.engine = self.engine.take_timings();
         let report = self.finish_epoch(lr)?;
 
         self.cursor.epoch += 1;
@@ -185,6 +187,8 @@ impl Trainer<'_> {
         }
         self.timing.epoch.evaluation += evaluating.elapsed();
         let stretch = &self.timing.epoch;
+        let seconds =
+            |of: fn(&Timings) -> Duration| stretch.engine.as_ref().map(|t| of(t).as_secs_f64());
         Ok(EpochReport {
             epoch,
             step: self.cursor.step,
@@ -197,6 +201,11 @@ impl Trainer<'_> {
             skipped: self.images.skipped_count(),
             wait_s: stretch.wait.as_secs_f64(),
             step_s: stretch.step.as_secs_f64(),
+            forward_s: seconds(|t| t.forward),
+            backward_s: seconds(|t| t.backward),
+            bank_s: seconds(|t| t.bank),
+            optimizer_s: seconds(|t| t.optimizer),
+            timed_steps: stretch.steps(),
             eval_s: stretch.evaluation.as_secs_f64(),
             knn_top1: knn.as_ref().map(|report| report.knn_top1),
             knn_top5: knn.as_ref().map(|report| report.knn_top5),

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use npid_engine::Timings;
+
 /// Time and images of a stretch of training.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stretch {
@@ -11,6 +13,8 @@ pub(super) struct Stretch {
     pub(super) step: Duration,
     /// In evaluation and checkpoints.
     pub(super) evaluation: Duration,
+    /// What the engine did in the steps; `None` if it can't tell.
+    pub(super) engine: Option<Timings>,
     steps: u64,
     images: u64,
 }
@@ -31,6 +35,11 @@ impl Stretch {
         } else {
             0.0
         }
+    }
+
+    /// How many steps there were.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// Seconds that a step waited and took.

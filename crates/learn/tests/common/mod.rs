@@ -174,6 +174,18 @@ pub fn newest(run: &Path) -> PathBuf {
     run.join("checkpoints").join(name)
 }
 
+/// Fields of metrics that clocks fill.
+const CLOCKS: [&str; 8] = [
+    "images_per_s",
+    "wait_s",
+    "step_s",
+    "eval_s",
+    "forward_s",
+    "backward_s",
+    "bank_s",
+    "optimizer_s",
+];
+
 /// A run's metrics, without what clocks said.
 pub fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
@@ -181,7 +193,7 @@ pub fn metrics(run: &Path) -> Vec<serde_json::Value> {
         .map(|line| {
             let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
             let fields = line.as_object_mut().unwrap();
-            for clock in ["images_per_s", "wait_s", "step_s", "eval_s"] {
+            for clock in CLOCKS {
                 fields.remove(clock);
             }
             line

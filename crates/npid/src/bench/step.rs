@@ -1,8 +1,8 @@
 //! `npid bench step`: a training step, or a forward pass.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use npid_engine::{Draws, Engine, Images, Norm, Objective, Output, Sizes};
+use npid_engine::{Draws, Engine, Images, Norm, Objective, Output, Sizes, Timings};
 use npid_learn::Error;
 use npid_network::graph::Network;
 use npid_network::method::{Description, Head, MemoryBank, Npid, RowStorage, RowType, Sgd};
@@ -43,15 +43,29 @@ pub fn step(args: &Step) -> Result<(), Error> {
     let mut times = Vec::with_capacity(args.steps);
     for k in 0..args.warmup + args.steps {
         let batch = &batches[k % batches.len()];
+        if k == args.warmup {
+            engine.take_timings();
+        }
         let start = Instant::now();
         work.run(engine.as_mut(), args, batch, k as u32)?;
         if k >= args.warmup {
             times.push(start.elapsed().as_secs_f64());
         }
     }
+    let parts = engine.take_timings().filter(|_| !args.eval);
+    let mean = |of: fn(&Timings) -> Duration| {
+        let seconds = of(parts.as_ref()?).as_secs_f64();
+        Some(round(seconds / args.steps as f64, 5))
+    };
+    let parts = [
+        ("forward", mean(|t| t.forward)),
+        ("backward", mean(|t| t.backward)),
+        ("bank", mean(|t| t.bank)),
+        ("optimizer", mean(|t| t.optimizer)),
+    ];
     let median = median(&mut times);
     let info = engine.info();
-    let line = json!({
+    let mut line = json!({
         "peer": concat!("npid ", env!("CARGO_PKG_VERSION")),
         "what": if args.eval { "eval" } else { "train" },
         "depth": args.depth,
@@ -73,6 +87,9 @@ pub fn step(args: &Step) -> Result<(), Error> {
         "steps": args.warmup + args.steps,
         "loss": work.loss,
     });
+    for (name, seconds) in parts {
+        line[format!("{name}_s")] = json!(seconds);
+    }
     if args.output.json {
         say!("{line}");
         return Ok(());
@@ -89,6 +106,11 @@ pub fn step(args: &Step) -> Result<(), Error> {
         times.len(),
         info.device
     );
+    if let [(_, Some(_)), ..] = parts {
+        let of =
+            |(name, s): (&str, Option<f64>)| format!("{name} {:.1} ms", s.unwrap_or(0.0) * 1e3);
+        say!("mean of a step's parts: {}", parts.map(of).join(", "));
+    }
     if let Some(loss) = work.loss {
         say!("loss after {} steps: {loss}", args.warmup + args.steps);
     }

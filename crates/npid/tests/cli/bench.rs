@@ -54,6 +54,9 @@ fn its_keys_are_those_of_the_scripts_it_is_read_beside() {
         ] {
             assert!(line.get(key).is_some(), "{key}: {line}");
         }
+        for part in ["forward_s", "backward_s", "bank_s", "optimizer_s"] {
+            assert_eq!(line[part].is_number(), what == "train", "{part}: {line}");
+        }
         assert_eq!(line["what"], what);
         assert!(line["median_s"].as_f64() >= line["min_s"].as_f64());
     }

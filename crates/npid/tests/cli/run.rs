@@ -128,6 +128,8 @@ fn people_are_told_what_it_means_and_what_is_next() {
     for part in [
         "chance 2.996",
         "epoch 2/2 done",
+        " ms a step: waiting for data ",
+        " %, bank ",
         "kNN top-1:",
         "untrained network",
         "raw pixels",
