@@ -179,7 +179,7 @@ impl Cpu {
         if needed(fused.x) {
             let (dx, add) = (gradient(fused.x), live[fused.x.0]);
             // SAFETY: maps as laid out.
-            unsafe { plan.data_gradient(self.isa, count, dy, packed, zeros, dx, add) };
+            unsafe { plan.data_gradient(self.isa, count, dy, packed, zeros, workspace, dx, add) };
             live[fused.x.0] = true;
         }
     }

@@ -21,7 +21,8 @@ use super::affine::{Affine, block_statistics};
 use super::memory::Ptr;
 use super::simd::{Isa, Kernel, Simd};
 use super::threads::{Parts, parallel};
-use super::tile::{by_rows, multiply, packed_len, panel, panels, put, split_rows, zeros};
+use super::tile::{by_rows, packed_len, panel, panels, put, split_rows, zeros};
+use super::winograd::Winograd;
 
 /// Maps of up to this many pixels run over images rather than over pixels.
 const SMALL_MAP: usize = 64;
@@ -73,6 +74,9 @@ pub struct ConvPlan {
     pub(super) output: Shape,
     forward: Walk,
     backward: Vec<Walk>,
+    /// Forward pass and data gradient in place of the walks, where that pays.
+    pub(super) winograd: Option<Winograd>,
+    winograd_back: Option<Winograd>,
     /// For each kernel position and output pixel the input offset, or -1.
     pub(super) by_tap: Vec<i32>,
     pub(super) lanes: usize,
@@ -126,11 +130,29 @@ impl ConvPlan {
             output,
             forward,
             backward: Vec::new(),
+            winograd: None,
+            winograd_back: None,
             by_tap,
             lanes,
             packed_len: packed_len(taps * ci, co, lanes),
         };
-        if needs_dx {
+        let three = conv.kernel == 3 && conv.stride == 1 && conv.padding == 1;
+        // Small maps leave out products with the padding.
+        let direct = if input.pixels() <= SMALL_MAP {
+            plan.forward.offsets.iter().filter(|o| **o >= 0).count()
+        } else {
+            taps * output.pixels()
+        };
+        if three && Winograd::pays(input, ci, co, direct) {
+            let forward = Winograd::new(input, ci, co, lanes, 0);
+            plan.packed_len = forward.packed_len();
+            plan.winograd = Some(forward);
+            if needs_dx {
+                let back = Winograd::new(input, co, ci, lanes, plan.packed_len);
+                plan.packed_len += back.packed_len();
+                plan.winograd_back = Some(back);
+            }
+        } else if needs_dx {
             plan.plan_backward();
         }
         plan
@@ -198,11 +220,23 @@ impl ConvPlan {
 
     /// Blocks of the forward pass, each with its own statistics.
     pub fn blocks(&self, count: usize) -> Parts {
-        self.forward.blocks(count)
+        match &self.winograd {
+            Some(winograd) => winograd.blocks(count),
+            None => self.forward.blocks(count),
+        }
+    }
+
+    /// Bytes that each thread needs for itself.
+    pub fn scratch_bytes(&self, count: usize) -> usize {
+        let both = [&self.winograd, &self.winograd_back].into_iter().flatten();
+        both.map(|w| w.scratch_bytes(count)).max().unwrap_or(0)
     }
 
     /// First pixel of the batch in each block and the number of pixels, as ranges.
     pub fn block_pixels(&self, count: usize, block: usize) -> std::ops::Range<usize> {
+        if let Some(winograd) = &self.winograd {
+            return winograd.block_pixels(count, block);
+        }
         let range = self.blocks(count).range(block);
         if self.forward.pixels <= SMALL_MAP {
             range.start * self.forward.pixels..range.end * self.forward.pixels
@@ -211,15 +245,38 @@ impl ConvPlan {
         }
     }
 
+    /// Numbers that the statistics of all blocks take, in whole cache lines.
+    pub fn statistics_len(&self, count: usize) -> usize {
+        (self.blocks(count).count() * 2 * self.conv.out_channels).next_multiple_of(16)
+    }
+
+    /// Numbers that any of the three passes needs beside its arguments, the forward pass after the
+    /// statistics of its blocks.
+    pub fn workspace_len(&self, count: usize) -> usize {
+        let of = |w: &Option<Winograd>| w.as_ref().map_or(0, |w| w.workspace_len(count));
+        let forward = self.statistics_len(count) + of(&self.winograd);
+        (forward.max(of(&self.winograd_back))).max(self.gradient_workspace(count))
+    }
+
     /// Numbers of a row of zeros that all walks can read.
     pub fn zeros_len(&self) -> usize {
         self.conv.in_channels.max(self.conv.out_channels) + 16
     }
 
     /// Packs the weights ([position][in][out]) for all walks, in parallel.
-    pub fn pack(&self, weights: &[f32], packed: Ptr) {
+    pub fn pack(&self, isa: Isa, weights: &[f32], packed: Ptr) {
         let (ci, co) = (self.conv.in_channels, self.conv.out_channels);
         let lanes = self.lanes;
+        if let Some(winograd) = &self.winograd {
+            // SAFETY: each has its own part of the packed weights.
+            unsafe {
+                winograd.pack(isa, weights, false, packed);
+                if let Some(back) = &self.winograd_back {
+                    back.pack(isa, weights, true, packed);
+                }
+            }
+            return;
+        }
         let ranges: Vec<(&Walk, usize)> = std::iter::once(&self.forward)
             .chain(&self.backward)
             .flat_map(|w| (0..panels(w.n, lanes)).map(move |p| (w, p)))
@@ -264,9 +321,14 @@ impl ConvPlan {
         x: Ptr,
         packed: Ptr,
         zeros: Ptr,
+        workspace: Ptr,
         y: Ptr,
         after: After<'_>,
     ) {
+        if let Some(winograd) = &self.winograd {
+            // SAFETY: passed on.
+            return unsafe { winograd.run(isa, count, x, packed, workspace, y, false, after) };
+        }
         // SAFETY: passed on.
         unsafe { self.walk(isa, &self.forward, count, x, packed, zeros, y, false, after) };
     }
@@ -282,6 +344,7 @@ impl ConvPlan {
         dy: Ptr,
         packed: Ptr,
         zeros: Ptr,
+        workspace: Ptr,
         dx: Ptr,
         accumulate: bool,
     ) {
@@ -289,6 +352,12 @@ impl ConvPlan {
             affine: None,
             statistics: None,
         };
+        if let Some(winograd) = &self.winograd_back {
+            // SAFETY: passed on.
+            return unsafe {
+                winograd.run(isa, count, dy, packed, workspace, dx, accumulate, after)
+            };
+        }
         for walk in &self.backward {
             if walk.taps.is_empty() && accumulate {
                 continue;
@@ -396,9 +465,6 @@ impl Kernel for WalkBlock<'_> {
                 }
             }
         }
-        if self.after.affine.is_none() && self.after.statistics.is_none() {
-            return;
-        }
         let scale = if walk.pixels <= SMALL_MAP {
             walk.pixels
         } else {
@@ -409,12 +475,34 @@ impl Kernel for WalkBlock<'_> {
             ..(self.panels.end * 2 * S::LANES).min(walk.n);
         // SAFETY: the task's own pixels and channels.
         unsafe {
-            if let Some(affine) = self.after.affine {
-                affine.apply::<S>(self.y, self.y, pixels.clone(), channels.clone());
+            self.after
+                .run::<S>(self.y, walk.n, pixels, channels, self.block);
+        }
+    }
+}
+
+impl After<'_> {
+    /// Does it to some channels of some pixels of the output, the block number `block`.
+    ///
+    /// # Safety
+    /// The pointers must hold these pixels of `n` channels, and no one else may touch this part.
+    #[inline(always)]
+    pub(super) unsafe fn run<S: Simd>(
+        &self,
+        y: Ptr,
+        n: usize,
+        pixels: std::ops::Range<usize>,
+        channels: std::ops::Range<usize>,
+        block: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(affine) = self.affine {
+                affine.apply::<S>(y, y, pixels.clone(), channels.clone());
             }
-            if let Some(statistics) = self.after.statistics {
-                let to = statistics.add(self.block * 2 * walk.n);
-                block_statistics::<S>(self.y, walk.n, pixels, channels, to);
+            if let Some(statistics) = self.statistics {
+                let to = statistics.add(block * 2 * n);
+                block_statistics::<S>(y, n, pixels, channels, to);
             }
         }
     }
@@ -460,7 +548,7 @@ unsafe fn pixel_tile<S: Simd, const M: usize, const NV: usize>(
                     base[i].wrapping_add(offset as usize)
                 };
             }
-            multiply::<S, M, NV>(&mut acc, a, walk.k, b, NV * S::LANES);
+            S::multiply(&mut acc, a, walk.k, b);
             b = b.wrapping_add(walk.k * NV * S::LANES);
         }
         for i in 0..M {
@@ -494,7 +582,7 @@ unsafe fn image_tile<S: Simd, const M: usize, const NV: usize>(
                 *a = a.wrapping_add((image + i) * walk.in_len + offset as usize);
             }
             let b = b.wrapping_add(t * walk.k * NV * S::LANES);
-            multiply::<S, M, NV>(&mut acc, a, walk.k, b, NV * S::LANES);
+            S::multiply(&mut acc, a, walk.k, b);
         }
         let to = (task.y.raw()).wrapping_add(walk.target(pixel) * walk.n + column);
         for i in 0..M {

@@ -34,15 +34,18 @@ impl ConvPlan {
     }
 
     /// Numbers that [`ConvPlan::weight_gradient`] needs beside its arguments.
-    pub fn workspace_len(&self, count: usize) -> usize {
-        self.segments(count).count() * self.weights_len()
+    pub(super) fn gradient_workspace(&self, count: usize) -> usize {
+        match &self.winograd {
+            Some(winograd) => winograd.gradient_workspace(count),
+            None => self.segments(count).count() * self.weights_len(),
+        }
     }
 
     /// dw += Σ over the batch of x and dy, dw as the weights.
     ///
     /// # Safety
     /// The pointers must be valid for `count` images and `workspace` for
-    /// [`ConvPlan::workspace_len`] numbers, exclusively.
+    /// [`ConvPlan::gradient_workspace`] numbers, exclusively.
     pub unsafe fn weight_gradient(
         &self,
         isa: Isa,
@@ -52,6 +55,10 @@ impl ConvPlan {
         workspace: Ptr,
         dw: &mut [f32],
     ) {
+        if let Some(winograd) = &self.winograd {
+            // SAFETY: passed on.
+            return unsafe { winograd.weight_gradient(isa, count, x, dy, workspace, dw) };
+        }
         let segments = self.segments(count);
         let len = self.weights_len();
         let groups = panels(self.conv.out_channels, self.lanes);

@@ -137,7 +137,7 @@ impl Cpu {
                             affine: Some(affine),
                             statistics: None,
                         };
-                        plan.forward(self.isa, count, x, packed, zeros, y, after);
+                        plan.forward(self.isa, count, x, packed, zeros, workspace, y, after);
                     }
                     None => affine.apply_all(self.isa, x, y, pixels),
                 }
@@ -157,7 +157,10 @@ impl Cpu {
                 statistics: (fused.norm.is_some() && !frozen).then_some(workspace),
             };
             // SAFETY: maps as laid out; the workspace holds the statistics of every block.
-            unsafe { plan.forward(self.isa, count, x, packed, zeros, raw, after) };
+            unsafe {
+                let rest = workspace.add(plan.statistics_len(count));
+                plan.forward(self.isa, count, x, packed, zeros, rest, raw, after);
+            }
             if fused.norm.is_some() && !frozen {
                 let blocks = plan.blocks(count).count();
                 // SAFETY: the forward pass has ended.

@@ -80,6 +80,21 @@ impl Drop for Buffer {
     }
 }
 
+thread_local! {
+    static SCRATCH: std::cell::RefCell<Buffer> = std::cell::RefCell::new(Buffer::new(0));
+}
+
+/// `len` numbers of this thread's own, whatever they are; they are kept from task to task. Valid
+/// until the thread asks again, so a task asks once.
+pub fn scratch(len: usize) -> Ptr {
+    SCRATCH.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            *buffer = Buffer::new(len);
+        }
+        buffer.ptr()
+    })
+}
+
 /// A pointer that may cross threads. Whoever dereferences it says why no one else writes there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ptr(*mut f32);

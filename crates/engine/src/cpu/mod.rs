@@ -24,6 +24,7 @@ mod sgd;
 mod simd;
 mod threads;
 mod tile;
+mod winograd;
 
 use std::time::Instant;
 
@@ -173,8 +174,6 @@ impl Cpu {
                             packed += plan.packed_len().next_multiple_of(16);
                             zeros = zeros.max(plan.zeros_len());
                             workspace = workspace.max(plan.workspace_len(sizes.batch));
-                            let blocks = plan.blocks(sizes.batch).count();
-                            workspace = workspace.max(blocks * 2 * out.c);
                             compiled.conv = Some(plan);
                         }
                         if f.norm.is_some() {
@@ -226,7 +225,7 @@ impl Cpu {
         for compiled in &self.compiled {
             if let Some(plan) = &compiled.conv {
                 let weights = &self.parameters.values[plan.conv.weight.0];
-                plan.pack(weights, to.add(compiled.packed));
+                plan.pack(self.isa, weights, to.add(compiled.packed));
             }
         }
         self.packed_valid = true;
@@ -318,6 +317,9 @@ impl Cpu {
 impl Engine for Cpu {
     fn info(&self) -> Info {
         let bank = self.bank.as_ref().map_or(0, Bank::bytes);
+        let scratch = |c: &Compiled| c.conv.as_ref().map(|c| c.scratch_bytes(self.sizes.batch));
+        let scratch = self.compiled.iter().filter_map(scratch).max().unwrap_or(0);
+        let bank = bank + scratch * self.threads.count();
         let buffers = self.arena.len() + self.packed.len() + self.workspace.len();
         let bank = bank + self.candidates.excluded().len();
         Info {

@@ -19,38 +19,47 @@ pub unsafe fn zeros<S: Simd, const M: usize, const NV: usize>() -> Acc<S, M, NV>
     [[unsafe { S::zero() }; NV]; M]
 }
 
-/// acc[i][:] += Σ_c a[i][c] · b[c · step ..]
+/// acc[i][:] += Σ_c a[i][c] · b[c · NV · LANES ..] for c below `k`. Callers use [`Simd::multiply`].
 ///
 /// # Safety
-/// Each `a[i]` must hold `k` numbers, and `b` NV vectors at each multiple of `step` below k·step.
+/// Each `a[i]` must hold `k` numbers, and `b` NV vectors as many times.
 #[inline(always)]
 pub unsafe fn multiply<S: Simd, const M: usize, const NV: usize>(
     acc: &mut Acc<S, M, NV>,
     a: [*const f32; M],
     k: usize,
     b: *const f32,
-    step: usize,
 ) {
     let mut b = b;
     for c in 0..k {
         // SAFETY: c < k, and the caller's promise.
         unsafe {
-            let mut row = [S::zero(); NV];
-            for (v, r) in row.iter_mut().enumerate() {
-                *r = S::load(b.add(v * S::LANES));
-            }
+            let row = vectors::<S, NV>(b);
             for i in 0..M {
                 let x = S::splat(*a[i].add(c));
                 for v in 0..NV {
                     acc[i][v] = S::fma(x, row[v], acc[i][v]);
                 }
             }
-            b = b.wrapping_add(step);
+            b = b.wrapping_add(NV * S::LANES);
         }
     }
 }
 
+#[inline(always)]
+unsafe fn vectors<S: Simd, const NV: usize>(from: *const f32) -> [S::V; NV] {
+    // SAFETY: the caller vouches for NV vectors.
+    unsafe {
+        let mut all = [S::zero(); NV];
+        for (v, x) in all.iter_mut().enumerate() {
+            *x = S::load(from.add(v * S::LANES));
+        }
+        all
+    }
+}
+
 /// acc[i][:] += Σ_c a[c · stride + i] · b[c · step ..]: [`multiply`] with A's rows in columns.
+/// Callers use [`Simd::multiply_columns`].
 ///
 /// # Safety
 /// `a` must hold M numbers at each multiple of `stride` below k·stride, and `b` NV vectors at each

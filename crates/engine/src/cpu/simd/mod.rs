@@ -4,11 +4,15 @@
 //! [`Isa::run`] enters it through a function compiled for the instruction set, into which all of
 //! it is inlined. The instruction set is an argument of the engine, so one process can run all.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2_tile;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use half::{bf16, f16};
+
+use super::tile;
 
 pub use portable::Portable;
 
@@ -88,6 +92,32 @@ pub trait Simd: Copy + 'static {
     unsafe fn in_order(low: Self::I, high: Self::I) -> (Self::I, Self::I);
     /// 32-bit integers as f32.
     unsafe fn to_f32(v: Self::I) -> Self::V;
+
+    /// See [`tile::multiply`], which is what it does.
+    #[inline(always)]
+    unsafe fn multiply<const M: usize, const NV: usize>(
+        acc: &mut [[Self::V; NV]; M],
+        a: [*const f32; M],
+        k: usize,
+        b: *const f32,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { tile::multiply::<Self, M, NV>(acc, a, k, b) }
+    }
+
+    /// See [`tile::multiply_columns`], which is what it does.
+    #[inline(always)]
+    unsafe fn multiply_columns<const M: usize, const NV: usize>(
+        acc: &mut [[Self::V; NV]; M],
+        a: *const f32,
+        stride: usize,
+        k: usize,
+        b: *const f32,
+        step: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { tile::multiply_columns::<Self, M, NV>(acc, a, stride, k, b, step) }
+    }
 
     /// Sum of the lanes, always in the same order.
     #[inline(always)]

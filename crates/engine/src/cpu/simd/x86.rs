@@ -1,6 +1,7 @@
 //! AVX2 and AVX-512.
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, avx2_tile};
+use crate::cpu::tile;
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
@@ -181,6 +182,43 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn to_f32(v: __m256i) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<const M: usize, const NV: usize>(
+        acc: &mut [[__m256; NV]; M],
+        a: [*const f32; M],
+        k: usize,
+        b: *const f32,
+    ) {
+        // SAFETY: the caller's promise; the arrays are of these very types.
+        unsafe {
+            if M == 6 && NV == 2 {
+                let acc = &mut *(&raw mut *acc).cast::<avx2_tile::Tile>();
+                avx2_tile::multiply(acc, &*(&raw const a).cast(), k, b);
+            } else {
+                tile::multiply::<Self, M, NV>(acc, a, k, b);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn multiply_columns<const M: usize, const NV: usize>(
+        acc: &mut [[__m256; NV]; M],
+        a: *const f32,
+        stride: usize,
+        k: usize,
+        b: *const f32,
+        step: usize,
+    ) {
+        // SAFETY: as above.
+        unsafe {
+            if M == 6 && NV == 2 {
+                let acc = &mut *(&raw mut *acc).cast::<avx2_tile::Tile>();
+                avx2_tile::multiply_columns(acc, a, stride, k, b, step);
+            } else {
+                tile::multiply_columns::<Self, M, NV>(acc, a, stride, k, b, step);
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::super::memory::Ptr;
 use super::super::super::simd::Simd;
-use super::super::super::tile::{by_rows, multiply, multiply_columns, put, split_rows, zeros};
+use super::super::super::tile::{by_rows, put, split_rows, zeros};
 use super::super::ROW;
 use super::{Block, Segment, width};
 
@@ -75,7 +75,7 @@ unsafe fn logit_tile<S: Simd, const M: usize, const NV: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut acc = zeros::<S, M, NV>();
-        multiply::<S, M, NV>(&mut acc, rows, dim, features.as_ptr(), width::<S>());
+        S::multiply(&mut acc, rows, dim, features.as_ptr());
         for (i, acc) in acc.iter().enumerate() {
             for (v, x) in acc.iter().enumerate() {
                 S::store(to.as_mut_ptr().add(i * width::<S>() + v * S::LANES), *x);
@@ -104,7 +104,7 @@ unsafe fn sum_tile<S: Simd, const M: usize, const NV: usize>(
         while d + NV * S::LANES <= dim {
             let mut acc = zeros::<S, M, NV>();
             let b = block.as_ptr().add(d);
-            multiply_columns::<S, M, NV>(&mut acc, weights, width::<S>(), n, b, dim);
+            S::multiply_columns(&mut acc, weights, width::<S>(), n, b, dim);
             for (i, acc) in acc.iter().enumerate() {
                 put::<S, NV>(*acc, to.add(i * stride + d).raw(), NV * S::LANES, true);
             }

@@ -1,0 +1,371 @@
+//! Convolutions of 3x3 at stride 1 by Winograd's minimal filtering, F(4x4, 3x3) (Winograd 1980;
+//! Lavin and Gray 2016): 36 products for each 4 x 4 pixels and pair of channels instead of 144.
+//!
+//! y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A for a tile of 6 x 6 inputs d and 4 x 4 outputs y, the products
+//! summed over input channels: transforms (`points`) around 36 products of matrices, one for each
+//! *plane*, of tiles x channels. The data gradient is the same with the weights turned round; the
+//! weight gradient is the exact adjoint, Gᵀ[Σ over tiles (Bᵀ d B) ⊙ (A dy Aᵀ)]G (`weights`).
+//!
+//! Where the weights' planes fit the cache, a task takes a few tiles from input to output (`near`).
+//! Else each plane's weights are read once for many tiles, whose planes are kept in between
+//! (`staged`).
+
+mod near;
+mod points;
+mod staged;
+mod weights;
+
+use super::affine::{load, store};
+use super::conv2d::After;
+use super::memory::Ptr;
+use super::simd::{Isa, Simd};
+use super::threads::{Parts, parallel};
+use super::tile::{packed_len, panel, panels};
+use npid_network::graph::Shape;
+
+/// Output pixels of a tile, in each direction.
+const OUT: usize = 4;
+/// Input pixels, and products.
+const IN: usize = 6;
+const PLANES: usize = IN * IN;
+/// Numbers between planes beside their own, so that they don't share their places in the cache.
+const GAP: usize = 16;
+/// Numbers of transformed weights that tasks may read again and again: 2.25 MiB, from L3.
+const NEAR_WEIGHTS: usize = 576 * 1024;
+
+/// A convolution for one image size, one direction of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Winograd {
+    tiles: Tiles,
+    /// Channels read and written.
+    k: usize,
+    n: usize,
+    lanes: usize,
+    /// Where its packed weights start.
+    packed: usize,
+}
+
+/// How tiles cover an image.
+#[derive(Clone, Copy, Debug)]
+struct Tiles {
+    h: usize,
+    w: usize,
+}
+
+/// Where a tile lies: the image's first pixel and the tile's first row and column of outputs.
+#[derive(Clone, Copy)]
+struct Place {
+    image: usize,
+    y: usize,
+    x: usize,
+}
+
+impl Winograd {
+    /// Plans for maps of `shape`, from `k` to `n` channels.
+    pub fn new(shape: Shape, k: usize, n: usize, lanes: usize, packed: usize) -> Self {
+        Winograd {
+            tiles: Tiles {
+                h: shape.h,
+                w: shape.w,
+            },
+            k,
+            n,
+            lanes,
+            packed,
+        }
+    }
+
+    /// Whether it serves 3x3 convolutions of stride 1 on maps of this shape better than `direct`
+    /// products for each pair of channels: of the few it needs a part goes into transforms, and
+    /// tiles reach over the edge.
+    pub fn pays(shape: Shape, k: usize, n: usize, direct: usize) -> bool {
+        let tiles = shape.h.div_ceil(OUT) * shape.w.div_ceil(OUT);
+        k.min(n) >= 16 && 3 * PLANES * tiles <= 2 * direct
+    }
+
+    /// Numbers that the transformed weights take.
+    pub fn packed_len(&self) -> usize {
+        packed_len(PLANES * self.k, self.n, self.lanes)
+    }
+
+    fn is_near(&self) -> bool {
+        PLANES * self.k * self.n <= NEAR_WEIGHTS
+    }
+
+    /// Tile rows of the batch, in blocks: each is neighbouring pixels and has its own statistics.
+    pub fn blocks(&self, count: usize) -> Parts {
+        let tiles = if self.is_near() {
+            near::tiles(self.k)
+        } else {
+            staged::BLOCK_TILES
+        };
+        let rows = (tiles / self.tiles.across()).max(1);
+        Parts::at_most(count * self.tiles.rows(), rows)
+    }
+
+    /// The pixels of the batch that a block writes.
+    pub fn block_pixels(&self, count: usize, block: usize) -> std::ops::Range<usize> {
+        self.tiles.pixels(self.blocks(count).range(block))
+    }
+
+    /// Bytes of its own that each thread needs.
+    pub fn scratch_bytes(&self, count: usize) -> usize {
+        let near = if self.is_near() {
+            self.near_scratch(count)
+        } else {
+            0
+        };
+        near.max(self.weights_scratch(count)) * 4
+    }
+
+    /// Numbers that [`Winograd::run`] needs beside its arguments.
+    pub fn workspace_len(&self, count: usize) -> usize {
+        if self.is_near() {
+            0
+        } else {
+            self.staged_workspace(count)
+        }
+    }
+
+    /// Packs weights of [position][k][n], or of [position][n][k] for a data gradient, in parallel:
+    /// [panel][plane][k][panel's channels].
+    ///
+    /// # Safety
+    /// `packed` must hold [`Winograd::packed_len`] numbers from this one's place on, exclusively.
+    pub unsafe fn pack(&self, isa: Isa, weights: &[f32], turned: bool, packed: Ptr) {
+        parallel(panels(self.n, self.lanes), |p| {
+            // SAFETY: panels are disjoint parts of the packed weights.
+            unsafe {
+                isa.run(weights::Pack {
+                    plan: self,
+                    weights,
+                    turned,
+                    panel: p,
+                    packed: packed.add(self.packed),
+                });
+            }
+        });
+    }
+
+    /// y = conv(x), or y += if `accumulate`; B x H x W x C each.
+    ///
+    /// # Safety
+    /// The pointers must be valid for `count` images, packed weights and
+    /// [`Winograd::workspace_len`] numbers, `y` and `workspace` exclusive.
+    pub unsafe fn run(
+        &self,
+        isa: Isa,
+        count: usize,
+        x: Ptr,
+        packed: Ptr,
+        workspace: Ptr,
+        y: Ptr,
+        accumulate: bool,
+        after: After<'_>,
+    ) {
+        let maps = Maps {
+            x,
+            y,
+            packed: packed.add(self.packed),
+            accumulate,
+            after,
+        };
+        // SAFETY: passed on.
+        unsafe {
+            if self.is_near() {
+                self.run_near(isa, count, maps);
+            } else {
+                self.run_staged(isa, count, maps, workspace);
+            }
+        }
+    }
+}
+
+/// What a convolution reads and writes.
+#[derive(Clone, Copy)]
+struct Maps<'a> {
+    x: Ptr,
+    y: Ptr,
+    packed: Ptr,
+    accumulate: bool,
+    after: After<'a>,
+}
+
+impl Maps<'_> {
+    /// What follows the output of a block, for the panels of one task.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(
+        &self,
+        n: usize,
+        of: std::ops::Range<usize>,
+        pixels: std::ops::Range<usize>,
+        block: usize,
+    ) {
+        let channels = panel(n, S::LANES, of.start).0..(of.end * 2 * S::LANES).min(n);
+        // SAFETY: the caller vouches for the pixels and these channels of them.
+        unsafe { self.after.run::<S>(self.y, n, pixels, channels, block) };
+    }
+}
+
+impl Tiles {
+    /// Rows of tiles in an image.
+    #[inline(always)]
+    fn rows(&self) -> usize {
+        self.h.div_ceil(OUT)
+    }
+
+    /// Tiles in a row.
+    #[inline(always)]
+    fn across(&self) -> usize {
+        self.w.div_ceil(OUT)
+    }
+
+    /// The pixels of the batch under some tile rows of it.
+    fn pixels(&self, rows: std::ops::Range<usize>) -> std::ops::Range<usize> {
+        let first = |row: usize| {
+            let (image, row) = (row / self.rows(), row % self.rows());
+            (image * self.h + row * OUT) * self.w
+        };
+        first(rows.start)..first(rows.end)
+    }
+
+    /// Where tile `tile` lies, counted from tile row `row` of the batch.
+    #[inline(always)]
+    fn place(&self, row: usize, tile: usize) -> Place {
+        let row = row + tile / self.across();
+        Place {
+            image: row / self.rows() * self.h * self.w,
+            y: row % self.rows() * OUT,
+            x: tile % self.across() * OUT,
+        }
+    }
+
+    /// Bᵀ d B of `lanes` channels from `c` on: to `to` and on at every multiple of `plane`.
+    ///
+    /// # Safety
+    /// `x` must hold the image's pixels of `k` channels; `to` a vector for each plane.
+    #[inline(always)]
+    unsafe fn input<S: Simd>(
+        &self,
+        x: Ptr,
+        k: usize,
+        at: Place,
+        c: usize,
+        lanes: usize,
+        to: Ptr,
+        plane: usize,
+        width: usize,
+    ) {
+        // SAFETY: pixels inside the image only, `lanes` channels of them; planes as promised.
+        unsafe {
+            let mut half = [[S::zero(); IN]; IN];
+            for (i, half) in half.iter_mut().enumerate() {
+                let mut d = [S::zero(); IN];
+                // One pixel of padding on each side.
+                let ix = (at.x + i).wrapping_sub(1);
+                if ix < self.w {
+                    for (j, d) in d.iter_mut().enumerate() {
+                        let iy = (at.y + j).wrapping_sub(1);
+                        if iy < self.h {
+                            let from = x.add((at.image + iy * self.w + ix) * k + c).raw();
+                            *d = load::<S>(from, lanes);
+                        }
+                    }
+                }
+                *half = points::input::<S>(d);
+            }
+            for y in 0..IN {
+                let row = std::array::from_fn(|x| half[x][y]);
+                for (x, v) in points::input::<S>(row).into_iter().enumerate() {
+                    store::<S>(to.add((y * IN + x) * plane).raw(), v, width);
+                }
+            }
+        }
+    }
+
+    /// A dy Aᵀ of `lanes` channels from `c` on: to `to` and on at every multiple of `plane`.
+    ///
+    /// # Safety
+    /// As [`Tiles::input`].
+    #[inline(always)]
+    unsafe fn gradient<S: Simd>(
+        &self,
+        dy: Ptr,
+        n: usize,
+        at: Place,
+        c: usize,
+        lanes: usize,
+        to: Ptr,
+        plane: usize,
+    ) {
+        // SAFETY: as above.
+        unsafe {
+            let mut half = [[S::zero(); IN]; OUT];
+            for (i, half) in half.iter_mut().enumerate() {
+                let mut d = [S::zero(); OUT];
+                let x = at.x + i;
+                if x < self.w {
+                    for (j, d) in d.iter_mut().enumerate() {
+                        let y = at.y + j;
+                        if y < self.h {
+                            let from = dy.add((at.image + y * self.w + x) * n + c).raw();
+                            *d = load::<S>(from, lanes);
+                        }
+                    }
+                }
+                *half = points::gradient::<S>(d);
+            }
+            for y in 0..IN {
+                let row = std::array::from_fn(|x| half[x][y]);
+                for (x, v) in points::gradient::<S>(row).into_iter().enumerate() {
+                    S::store(to.add((y * IN + x) * plane).raw(), v);
+                }
+            }
+        }
+    }
+
+    /// Aᵀ m A of `lanes` channels from `c` on, the products at `from` and on at every multiple of
+    /// `plane`: the tile's pixels of the output.
+    ///
+    /// # Safety
+    /// `from` must hold a vector for each plane; `y` the image's pixels of `n` channels, these
+    /// exclusively.
+    #[inline(always)]
+    unsafe fn output<S: Simd>(
+        &self,
+        from: Ptr,
+        plane: usize,
+        at: Place,
+        c: usize,
+        lanes: usize,
+        y: Ptr,
+        n: usize,
+        accumulate: bool,
+    ) {
+        // SAFETY: products as promised; pixels inside the image only, `lanes` channels of them.
+        unsafe {
+            let mut half = [[S::zero(); OUT]; IN];
+            for (i, half) in half.iter_mut().enumerate() {
+                let mut m = [S::zero(); IN];
+                for (j, m) in m.iter_mut().enumerate() {
+                    *m = load::<S>(from.add((j * IN + i) * plane).raw(), lanes);
+                }
+                *half = points::output::<S>(m);
+            }
+            for j in 0..OUT.min(self.h - at.y) {
+                let row = std::array::from_fn(|i| half[i][j]);
+                let row = points::output::<S>(row);
+                let to = y.add((at.image + (at.y + j) * self.w + at.x) * n + c);
+                for (i, v) in row.into_iter().enumerate().take(self.w - at.x) {
+                    let to = to.add(i * n).raw();
+                    let v = if accumulate {
+                        S::add(load::<S>(to, lanes), v)
+                    } else {
+                        v
+                    };
+                    store::<S>(to, v, lanes);
+                }
+            }
+        }
+    }
+}
