@@ -6,6 +6,7 @@ use npid_network::graph::{Network, NodeId};
 use npid_network::method::Description;
 
 use crate::mapped::MappedRows;
+use crate::operation::Operation;
 use crate::state::StateEntry;
 
 /// What a program is compiled for.
@@ -214,6 +215,13 @@ pub trait Engine: Send {
     /// Where the time went since this was last asked; `None` from an engine that can't tell.
     fn take_timings(&mut self) -> Option<Timings> {
         None
+    }
+
+    /// What ran since this was last asked, operation by operation, in its order; before the first
+    /// call nothing is kept. For benches: what isn't taken piles up. Empty from an engine that
+    /// can't tell.
+    fn take_operations(&mut self) -> Vec<Operation> {
+        Vec::new()
     }
 
     /// [`gradient`](Engine::gradient), [`apply`](Engine::apply) and, for NPID,

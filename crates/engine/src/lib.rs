@@ -13,6 +13,7 @@ mod candidates;
 pub mod cpu;
 mod interface;
 pub mod mapped;
+mod operation;
 pub mod reference;
 pub mod state;
 
@@ -20,6 +21,7 @@ pub use interface::{
     BankHealth, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, Timings,
     check_images, check_objective, check_rows, objective_nodes, output_nodes,
 };
+pub use operation::{Operation, What};
 pub use state::{StateEntry, StateKind};
 
 pub use npid_network::method::Description;

@@ -10,7 +10,7 @@ use super::memory::Ptr;
 use super::program::{Fused, Work};
 use super::threads::{Parts, parallel};
 use super::{Cpu, feature, pooling};
-use crate::{Loss, Objective};
+use crate::{Loss, Objective, What};
 
 impl Cpu {
     /// Loss and backward pass after a forward pass with the batch's statistics.
@@ -20,7 +20,9 @@ impl Cpu {
             // Whether a node's gradient holds anything yet: what comes first writes, the rest add.
             let mut live = vec![false; self.program.shapes.len()];
             let begun = Instant::now();
+            self.clock.start();
             let losses = self.objective(objective, count, &mut live);
+            self.clock.lap(What::Head, None, count);
             let compared = Instant::now();
             for step in (0..self.program.steps.len()).rev() {
                 if live[self.program.steps[step].out.0] {
@@ -42,7 +44,7 @@ impl Cpu {
         let shape = |n: NodeId| self.program.shapes[n.0];
         let needed = |n: NodeId| self.program.needs_gradient[n.0];
         match self.program.steps[step].work.clone() {
-            Work::Input => {}
+            Work::Input => return,
             // SAFETY (all arms): the layout gives each map its own part of the arena.
             Work::MaxPool(x, window) if needed(x) => {
                 let winners = &self.compiled[step].winners;
@@ -76,9 +78,14 @@ impl Cpu {
                 }
                 live[x.0] = true;
             }
-            Work::Fused(fused) => self.backward_fused(step, &fused, count, live),
-            _ => {}
+            Work::Fused(fused) => return self.backward_fused(step, &fused, count, live),
+            _ => return,
         }
+        let what = match &self.program.steps[step].work {
+            Work::L2Norm(_) => What::L2NormGradient,
+            _ => What::PoolingGradient,
+        };
+        self.clock.lap(what, Some(step), count);
     }
 
     fn backward_fused(&mut self, step: usize, fused: &Fused, count: usize, live: &mut [bool]) {
@@ -144,12 +151,16 @@ impl Cpu {
             // SAFETY: maps as laid out.
             unsafe { mask(dz, out, len) };
         }
+        if fused.norm.is_some() || fused.relu {
+            self.clock.lap(What::BatchNormGradient, Some(step), count);
+        }
 
         if let Some(residual) = fused.residual.filter(|r| needed(*r)) {
             let to = gradient(residual);
             if to != dz {
                 // SAFETY: maps as laid out.
                 unsafe { pass_on(dz, to, len, live[residual.0]) };
+                self.clock.lap(What::ResidualGradient, Some(step), count);
             }
             live[residual.0] = true;
         }
@@ -158,6 +169,7 @@ impl Cpu {
             if fused.norm.is_none() && needed(fused.x) {
                 // SAFETY: maps as laid out.
                 unsafe { pass_on(dz, gradient(fused.x), len, live[fused.x.0]) };
+                self.clock.lap(What::ResidualGradient, Some(step), count);
                 live[fused.x.0] = true;
             }
             return;
@@ -175,11 +187,13 @@ impl Cpu {
             let dw = &mut parameters.gradients[weight.0];
             // SAFETY: maps as laid out; the workspace is large enough.
             unsafe { plan.weight_gradient(self.isa, count, value(fused.x), dy, workspace, dw) };
+            self.clock.lap(What::WeightGradient, Some(step), count);
         }
         if needed(fused.x) {
             let (dx, add) = (gradient(fused.x), live[fused.x.0]);
             // SAFETY: maps as laid out.
             unsafe { plan.data_gradient(self.isa, count, dy, packed, zeros, workspace, dx, add) };
+            self.clock.lap(What::DataGradient, Some(step), count);
             live[fused.x.0] = true;
         }
     }

@@ -7,7 +7,7 @@ use super::batch_norm;
 use super::conv2d::After;
 use super::program::{Fused, Work};
 use super::{Cpu, feature, pooling};
-use crate::{Images, Norm};
+use crate::{Images, Norm, What};
 
 impl Cpu {
     /// Runs the steps that `outputs` depend on (no other statistics move); values then lie where
@@ -16,7 +16,9 @@ impl Cpu {
         let wanted = self.program.ancestors(outputs);
         let pool = std::sync::Arc::clone(&self.threads);
         pool.enter(|| {
+            self.clock.start();
             self.pack();
+            self.clock.lap(What::Packing, None, images.count);
             for step in 0..self.program.steps.len() {
                 if wanted[step] {
                     self.forward_step(step, images, norm);
@@ -62,8 +64,14 @@ impl Cpu {
                 };
                 feature::l2_forward(dim, x, y);
             }
-            Work::Fused(fused) => self.forward_fused(step, &fused, count, norm),
+            Work::Fused(fused) => return self.forward_fused(step, &fused, count, norm),
         }
+        let what = match &self.program.steps[step].work {
+            Work::Input => What::Input,
+            Work::L2Norm(_) => What::L2Norm,
+            _ => What::Pooling,
+        };
+        self.clock.lap(what, Some(step), count);
     }
 
     fn forward_fused(&mut self, step: usize, fused: &Fused, count: usize, norm: Norm) {
@@ -142,6 +150,11 @@ impl Cpu {
                     None => affine.apply_all(self.isa, x, y, pixels),
                 }
             }
+            let what = match &compiled.conv {
+                Some(_) => What::Convolution,
+                None => What::BatchNorm,
+            };
+            self.clock.lap(what, Some(step), count);
             return;
         }
 
@@ -167,6 +180,7 @@ impl Cpu {
                 let all = unsafe { workspace.slice(blocks * 2 * shape.c) };
                 statistics.merge(all, |i| plan.block_pixels(count, i).len());
             }
+            self.clock.lap(What::Convolution, Some(step), count);
         } else if fused.norm.is_some() && !frozen {
             // SAFETY: maps as laid out; the workspace is large enough.
             unsafe {
@@ -192,9 +206,11 @@ impl Cpu {
                 statistics.track(pixels, bn.momentum, &mut mean, var);
                 self.parameters.statistics[bn.mean.0] = mean;
             }
+            self.clock.lap(What::BatchNorm, Some(step), count);
         } else if from != y {
             // SAFETY: maps as laid out.
             unsafe { affine.apply_all(self.isa, from, y, pixels) };
+            self.clock.lap(What::BatchNorm, Some(step), count);
         }
     }
 }

@@ -9,6 +9,7 @@ mod affine;
 mod backward;
 mod bank;
 mod batch_norm;
+mod clock;
 mod conv2d;
 mod conv2d_weights;
 mod feature;
@@ -17,6 +18,7 @@ mod heads;
 mod memory;
 mod memory_bank;
 mod parameters;
+mod peaks;
 mod pooling;
 mod program;
 mod rows;
@@ -34,16 +36,18 @@ use crate::candidates::Candidates;
 use crate::mapped::MappedRows;
 use crate::state::{self, StateEntry, StateKind};
 use crate::{
-    BankHealth, Description, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes,
-    Timings, check_images, check_objective, check_rows, objective_nodes, output_nodes,
+    BankHealth, Description, Engine, Error, Images, Info, Loss, Norm, Objective, Operation, Output,
+    Sizes, Timings, What, check_images, check_objective, check_rows, objective_nodes, output_nodes,
 };
 use batch_norm::Statistics;
+use clock::Clock;
 use conv2d::ConvPlan;
 use feature::InputTable;
 use memory::Buffer;
 use memory_bank::Bank;
 use npid_network::graph::{NodeId, Op, Shape};
 use parameters::Parameters;
+pub use peaks::Peaks;
 use program::{Program, Work};
 use rows::Rows;
 pub use simd::Isa;
@@ -78,6 +82,7 @@ pub struct Cpu {
     bank: Option<Bank>,
     candidates: Candidates,
     timings: Timings,
+    clock: Clock,
 }
 
 /// Refuses what can't be had before anything is taken. An estimate from above: every map twice, all
@@ -213,6 +218,7 @@ impl Cpu {
             bank,
             candidates: Candidates::new(description)?,
             timings: Timings::default(),
+            clock: Clock::default(),
         })
     }
 
@@ -377,19 +383,24 @@ impl Engine for Cpu {
 
     fn apply(&mut self, lr: f32, scale: f32) {
         let begun = Instant::now();
+        self.clock.start();
         let (parameters, description) = (&mut self.parameters, &self.description);
         self.threads
             .enter(|| parameters.apply(&description.network, description.optimizer, lr, scale));
         self.packed_valid = false;
         self.timings.optimizer += begun.elapsed();
+        self.clock.lap(What::Optimizer, None, 0);
     }
 
     fn update_bank(&mut self) -> Result<(), Error> {
         let begun = Instant::now();
+        self.clock.start();
         if let (Some(bank), Some(method)) = (&mut self.bank, &self.description.method) {
             let settings = method.memory_bank;
+            let count = bank.pending_rows.len();
             if bank.update(settings.momentum, settings.feat_dim) {
                 self.timings.bank += begun.elapsed();
+                self.clock.lap(What::BankUpdate, None, count);
                 return Ok(());
             }
         }
@@ -404,6 +415,10 @@ impl Engine for Cpu {
 
     fn take_timings(&mut self) -> Option<Timings> {
         Some(std::mem::take(&mut self.timings))
+    }
+
+    fn take_operations(&mut self) -> Vec<Operation> {
+        self.laps()
     }
 
     fn exclude_rows(&mut self, rows: &[u64]) -> Result<(), Error> {
