@@ -11,6 +11,8 @@ mod bank;
 mod batch_norm;
 mod clock;
 mod conv2d;
+#[cfg(test)]
+mod conv2d_tests;
 mod conv2d_weights;
 mod feature;
 mod forward;
