@@ -1,7 +1,7 @@
 //! The heads over banks of every type of row and odd sizes: loss, gradient, health and update of
 //! the cpu engine against the reference in f64, which has the same rows.
 
-use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
 use npid_engine::reference::Reference;
 use npid_engine::state::BANK;
 use npid_engine::{Description, Draws, Engine, Images, Objective, Sizes};
@@ -240,7 +240,11 @@ fn every_type_of_row_has_the_references_loss_gradient_and_update() {
                 ));
             });
             for isa in Isa::available() {
-                let options = Options { threads: 2, isa };
+                let options = Options {
+                    threads: 2,
+                    isa,
+                    dtype: Dtype::F32,
+                };
                 let mut cpu = Cpu::compile(&description, case.sizes(), options).unwrap();
                 cpu.write(BANK, &case.bank()).unwrap();
                 let what = format!("{case:?} {} {}", dtype.name(), isa.name());
@@ -302,7 +306,11 @@ fn nan_in_a_narrow_bank_reaches_the_loss() {
     let case = cases()[0];
     for (_, dtype) in RowType::NAMED {
         for isa in Isa::available() {
-            let options = Options { threads: 1, isa };
+            let options = Options {
+                threads: 1,
+                isa,
+                dtype: Dtype::F32,
+            };
             let description = case.description(dtype);
             let mut cpu = Cpu::compile(&description, case.sizes(), options).unwrap();
             let mut bank = case.bank();
@@ -322,7 +330,11 @@ fn any_number_of_threads_gives_the_same_bits() {
         for (_, dtype) in RowType::NAMED {
             for isa in Isa::available() {
                 let run = |threads: usize| {
-                    let options = Options { threads, isa };
+                    let options = Options {
+                        threads,
+                        isa,
+                        dtype: Dtype::F32,
+                    };
                     let description = case.description(dtype);
                     let mut cpu = Cpu::compile(&description, case.sizes(), options).unwrap();
                     let mut bits = Vec::new();
@@ -340,7 +352,11 @@ fn any_number_of_threads_gives_the_same_bits() {
                     assert!(run(threads).0 == one, "{dtype:?} {isa:?} {threads} threads");
                 }
                 let wide = case.description(RowType::F32);
-                let options = Options { threads: 1, isa };
+                let options = Options {
+                    threads: 1,
+                    isa,
+                    dtype: Dtype::F32,
+                };
                 let wide = Cpu::compile(&wide, case.sizes(), options).unwrap();
                 let saved = case.rows * case.dim * (4 - dtype.bytes());
                 assert_eq!(bytes + saved as u64, wide.info().planned_bytes);

@@ -1,7 +1,7 @@
 //! What the comparison with the reference over ResNets can't reach: graphs no ResNet builds, and
 //! numbers that aren't.
 
-use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
 use npid_engine::reference::Reference;
 use npid_engine::{Description, Draws, Engine, Error, Images, Norm, Objective, Output, Sizes};
 use npid_network::graph::{Init, Network, NodeId};
@@ -45,7 +45,18 @@ fn describe(build: impl Fn(&mut Network, NodeId) -> NodeId, norm: bool) -> Descr
 }
 
 fn engines(description: &Description) -> Vec<Cpu> {
-    let compile = |isa| Cpu::compile(description, SIZES, Options { threads: 2, isa }).unwrap();
+    let compile = |isa| {
+        Cpu::compile(
+            description,
+            SIZES,
+            Options {
+                threads: 2,
+                isa,
+                dtype: Dtype::F32,
+            },
+        )
+        .unwrap()
+    };
     Isa::available().into_iter().map(compile).collect()
 }
 
@@ -198,6 +209,7 @@ fn what_no_system_gives_is_refused() {
     let options = Options {
         threads: 1,
         isa: Isa::Portable,
+        dtype: Dtype::F32,
     };
     let sizes = Sizes {
         batch: 1 << 60,

@@ -3,12 +3,16 @@
 mod common;
 
 use common::{assert_same_bits, cases, compare, images, pixels, semantics};
-use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
 use npid_engine::{Description, Draws, Engine, Objective, Sizes};
 
 fn cpu(isa: Isa, threads: usize) -> impl Fn(&Description, Sizes) -> Box<dyn Engine> {
     move |description, sizes| {
-        let options = Options { threads, isa };
+        let options = Options {
+            threads,
+            isa,
+            dtype: Dtype::F32,
+        };
         Box::new(Cpu::compile(description, sizes, options).unwrap())
     }
 }

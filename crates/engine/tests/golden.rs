@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_close, images};
-use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
 use npid_engine::reference::Reference;
 use npid_engine::state::BANK;
 use npid_engine::{Description, Draws, Engine, Objective, Sizes};
@@ -273,7 +273,11 @@ fn reference_follows_pytorch_in_f64() {
 fn cpu_follows_pytorch() {
     for isa in Isa::available() {
         println!("{isa:?}");
-        let options = Options { threads: 2, isa };
+        let options = Options {
+            threads: 2,
+            isa,
+            dtype: Dtype::F32,
+        };
         follows_pytorch(&|d, s| Box::new(Cpu::compile(d, s, options).unwrap()));
     }
 }

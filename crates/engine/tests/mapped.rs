@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 
-use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
 use npid_engine::mapped::{MappedRows, encode};
 use npid_engine::reference::Reference;
 use npid_engine::{Description, Draws, Engine, Objective};
@@ -32,6 +32,7 @@ fn cpu(description: &Description, case: &Case) -> Cpu {
     let options = Options {
         threads: 2,
         isa: Isa::detect().unwrap(),
+        dtype: Dtype::F32,
     };
     Cpu::compile(description, case.sizes, options).unwrap()
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::cases::{self, Case};
 use common::{images, pixels};
-use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
 use npid_engine::{Draws, Engine, Norm, Objective, Operation, Output, What};
 use npid_network::method::Head;
 
@@ -16,6 +16,7 @@ fn compile(case: &Case) -> Cpu {
     let options = Options {
         threads: 2,
         isa: Isa::available()[0],
+        dtype: Dtype::F32,
     };
     Cpu::compile(&case.description(), case.sizes, options).unwrap()
 }

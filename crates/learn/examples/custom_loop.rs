@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use npid_data::loader::{Epoch, Loader};
 use npid_data::patterns::{Patterns, Split};
 use npid_data::source::Source;
-use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
 use npid_engine::{Draws, Engine, Images, Norm, Objective, Output, Sizes, state::BANK};
 use npid_learn::{Error, config::load::load, feed, method, recipes};
 
@@ -21,7 +21,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         width: 32,
     };
     let (threads, isa) = (2, Isa::detect()?);
-    let options = Options { threads, isa };
+    let options = Options {
+        threads,
+        isa,
+        dtype: Dtype::F32,
+    };
     let mut engine = Cpu::compile(&method::describe(&config, n)?, sizes, options)?;
 
     // The bank starts from the untrained network's features, which also move the batch norms.

@@ -1,6 +1,6 @@
 //! From flags to an engine.
 
-use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
 use npid_engine::reference::Reference;
 use npid_engine::{Description, Engine, Sizes};
 use npid_learn::Error;
@@ -29,6 +29,7 @@ pub fn engine(
             let options = Options {
                 threads: threads(machine),
                 isa,
+                dtype: Dtype::F32,
             };
             Box::new(Cpu::compile(description, sizes, options)?)
         }

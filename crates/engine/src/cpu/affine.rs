@@ -1,6 +1,7 @@
 //! y = x·scale + shift (+ residual), ReLU: batch normalisation once its statistics are known, the
 //! bias of a linear layer, residual sums. And the statistics of a block of pixels.
 
+use super::element::MapElement;
 use super::memory::Ptr;
 use super::simd::{Isa, Kernel, Simd};
 use super::threads::{Parts, parallel};
@@ -10,20 +11,20 @@ const TASK_NUMBERS: usize = 32 * 1024;
 
 /// One affine map for each channel, with what may follow it.
 #[derive(Clone, Copy)]
-pub struct Affine<'a> {
+pub struct Affine<'a, E> {
     /// C factors, or none for 1.
     pub scale: Option<&'a [f32]>,
     /// C summands, or none for 0.
     pub shift: Option<&'a [f32]>,
     /// Pixels x C, added.
-    pub residual: Option<Ptr>,
+    pub residual: Option<Ptr<E>>,
     /// Whether max(., 0) is taken last.
     pub relu: bool,
     /// C.
     pub channels: usize,
 }
 
-impl Affine<'_> {
+impl<E: MapElement> Affine<'_, E> {
     /// Applies it to some channels of some pixels; `x` and `y` may be the same.
     ///
     /// # Safety
@@ -31,8 +32,8 @@ impl Affine<'_> {
     #[inline(always)]
     pub unsafe fn apply<S: Simd>(
         &self,
-        x: Ptr,
-        y: Ptr,
+        x: Ptr<E>,
+        y: Ptr<E>,
         pixels: std::ops::Range<usize>,
         channels: std::ops::Range<usize>,
     ) {
@@ -43,28 +44,28 @@ impl Affine<'_> {
                 let at = pixel * self.channels + c;
                 // SAFETY: n channels of this pixel.
                 unsafe {
-                    let mut v = load::<S>(x.raw().wrapping_add(at), n);
+                    let mut v = load::<S, _>(x.raw().wrapping_add(at), n);
                     match (self.scale, self.shift) {
                         (Some(scale), Some(shift)) => {
-                            let scale = load::<S>(scale.as_ptr().add(c), n);
-                            v = S::fma(v, scale, load::<S>(shift.as_ptr().add(c), n));
+                            let scale = load::<S, _>(scale.as_ptr().add(c), n);
+                            v = S::fma(v, scale, load::<S, _>(shift.as_ptr().add(c), n));
                         }
                         (Some(scale), None) => {
-                            v = S::mul(v, load::<S>(scale.as_ptr().add(c), n));
+                            v = S::mul(v, load::<S, _>(scale.as_ptr().add(c), n));
                         }
                         (None, Some(shift)) => {
-                            v = S::add(v, load::<S>(shift.as_ptr().add(c), n));
+                            v = S::add(v, load::<S, _>(shift.as_ptr().add(c), n));
                         }
                         (None, None) => {}
                     }
                     if let Some(residual) = self.residual {
-                        v = S::add(v, load::<S>(residual.raw().wrapping_add(at), n));
+                        v = S::add(v, load::<S, _>(residual.raw().wrapping_add(at), n));
                     }
                     if self.relu {
                         // In this order a NaN stays one, as in PyTorch, and reaches the loss.
                         v = S::max(S::zero(), v);
                     }
-                    store::<S>(y.raw().wrapping_add(at), v, n);
+                    store::<S, _>(y.raw().wrapping_add(at), v, n);
                 }
                 c += n;
             }
@@ -75,7 +76,7 @@ impl Affine<'_> {
     ///
     /// # Safety
     /// As [`Affine::apply`].
-    pub unsafe fn apply_all(&self, isa: Isa, x: Ptr, y: Ptr, pixels: usize) {
+    pub unsafe fn apply_all(&self, isa: Isa, x: Ptr<E>, y: Ptr<E>, pixels: usize) {
         let parts = Parts::at_most(pixels, (TASK_NUMBERS / self.channels).max(1));
         parallel(parts.count(), |i| {
             // SAFETY: the parts are disjoint; the caller's promise.
@@ -91,14 +92,14 @@ impl Affine<'_> {
     }
 }
 
-struct ApplyBlock<'a> {
-    affine: Affine<'a>,
-    x: Ptr,
-    y: Ptr,
+struct ApplyBlock<'a, E> {
+    affine: Affine<'a, E>,
+    x: Ptr<E>,
+    y: Ptr<E>,
     pixels: std::ops::Range<usize>,
 }
 
-impl Kernel for ApplyBlock<'_> {
+impl<E: MapElement> Kernel for ApplyBlock<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -114,13 +115,13 @@ impl Kernel for ApplyBlock<'_> {
 /// # Safety
 /// `p` must hold n <= LANES numbers.
 #[inline(always)]
-pub unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::V {
+pub unsafe fn load<S: Simd, E: MapElement>(p: *const E, n: usize) -> S::V {
     // SAFETY: the caller's promise.
     unsafe {
         if n == S::LANES {
-            S::load(p)
+            E::load::<S>(p)
         } else {
-            S::load_first(p, n)
+            E::load_first::<S>(p, n)
         }
     }
 }
@@ -130,13 +131,13 @@ pub unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::V {
 /// # Safety
 /// `p` must hold n <= LANES numbers.
 #[inline(always)]
-pub unsafe fn store<S: Simd>(p: *mut f32, v: S::V, n: usize) {
+pub unsafe fn store<S: Simd, E: MapElement>(p: *mut E, v: S::V, n: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         if n == S::LANES {
-            S::store(p, v);
+            E::store::<S>(p, v);
         } else {
-            S::store_first(p, v, n);
+            E::store_first::<S>(p, v, n);
         }
     }
 }
@@ -163,8 +164,8 @@ pub fn by_vectors<S: Simd>(
 /// # Safety
 /// `x` must hold the pixels, of `all` channels each; no one else may touch this part of `to`.
 #[inline(always)]
-pub unsafe fn block_statistics<S: Simd>(
-    x: Ptr,
+pub unsafe fn block_statistics<S: Simd, E: MapElement>(
+    x: Ptr<E>,
     all: usize,
     pixels: std::ops::Range<usize>,
     channels: std::ops::Range<usize>,
@@ -175,9 +176,9 @@ pub unsafe fn block_statistics<S: Simd>(
         unsafe {
             let pixels = pixels.clone();
             if vectors == 2 {
-                statistics_of::<S, 2>(x.add(c), all, pixels, n, to.add(c));
+                statistics_of::<S, E, 2>(x.add(c), all, pixels, n, to.add(c));
             } else {
-                statistics_of::<S, 1>(x.add(c), all, pixels, n, to.add(c));
+                statistics_of::<S, E, 1>(x.add(c), all, pixels, n, to.add(c));
             }
         }
     }
@@ -186,8 +187,8 @@ pub unsafe fn block_statistics<S: Simd>(
 /// # Safety
 /// As [`block_statistics`], for NV vectors of which the last has n lanes.
 #[inline(always)]
-unsafe fn statistics_of<S: Simd, const NV: usize>(
-    x: Ptr,
+unsafe fn statistics_of<S: Simd, E: MapElement, const NV: usize>(
+    x: Ptr<E>,
     all: usize,
     pixels: std::ops::Range<usize>,
     n: usize,
@@ -199,16 +200,16 @@ unsafe fn statistics_of<S: Simd, const NV: usize>(
         // Summed around the first value: exact where all are equal, and no large mean is lost.
         let mut mean = [S::zero(); NV];
         for (v, m) in mean.iter_mut().enumerate() {
-            *m = load::<S>(x.add(pixels.start * all + v * S::LANES).raw(), n);
+            *m = load::<S, _>(x.add(pixels.start * all + v * S::LANES).raw(), n);
         }
-        let sums = sum_up::<S, NV, false>(x, all, pixels.clone(), n, mean);
+        let sums = sum_up::<S, E, NV, false>(x, all, pixels.clone(), n, mean);
         for v in 0..NV {
             mean[v] = S::fma(sums[v], S::splat(1.0 / count), mean[v]);
         }
-        let squares = sum_up::<S, NV, true>(x, all, pixels, n, mean);
+        let squares = sum_up::<S, E, NV, true>(x, all, pixels, n, mean);
         for v in 0..NV {
-            store::<S>(to.add(v * S::LANES).raw(), mean[v], n);
-            store::<S>(to.add(all + v * S::LANES).raw(), squares[v], n);
+            store::<S, _>(to.add(v * S::LANES).raw(), mean[v], n);
+            store::<S, _>(to.add(all + v * S::LANES).raw(), squares[v], n);
         }
     }
 }
@@ -219,8 +220,8 @@ unsafe fn statistics_of<S: Simd, const NV: usize>(
 /// # Safety
 /// `x` must hold NV vectors, the last of n lanes, of each of the pixels.
 #[inline(always)]
-unsafe fn sum_up<S: Simd, const NV: usize, const SQUARE: bool>(
-    x: Ptr,
+unsafe fn sum_up<S: Simd, E: MapElement, const NV: usize, const SQUARE: bool>(
+    x: Ptr<E>,
     all: usize,
     pixels: std::ops::Range<usize>,
     n: usize,
@@ -236,7 +237,7 @@ unsafe fn sum_up<S: Simd, const NV: usize, const SQUARE: bool>(
                 if j < together {
                     for v in 0..NV {
                         let at = x.add((pixel + j) * all + v * S::LANES).raw();
-                        let d = S::sub(load::<S>(at, n), mean[v]);
+                        let d = S::sub(load::<S, _>(at, n), mean[v]);
                         sums[v] = if SQUARE {
                             S::fma(d, d, sums[v])
                         } else {

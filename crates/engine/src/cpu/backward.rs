@@ -3,9 +3,11 @@
 
 use std::time::Instant;
 
+use half::bf16;
 use npid_network::graph::NodeId;
 
 use super::batch_norm::{self, Backward};
+use super::element::{Dtype, MapElement};
 use super::memory::Ptr;
 use super::program::{Fused, Work};
 use super::threads::{Parts, parallel};
@@ -26,7 +28,10 @@ impl Cpu {
             let compared = Instant::now();
             for step in (0..self.program.steps.len()).rev() {
                 if live[self.program.steps[step].out.0] {
-                    self.backward_step(step, count, &mut live);
+                    match self.program.dtype(step) {
+                        Dtype::F32 => self.backward_step::<f32>(step, count, &mut live),
+                        Dtype::Bf16 => self.backward_step::<bf16>(step, count, &mut live),
+                    }
                 }
             }
             self.timings.bank += compared - begun;
@@ -35,12 +40,15 @@ impl Cpu {
         })
     }
 
-    fn backward_step(&mut self, step: usize, count: usize, live: &mut [bool]) {
+    /// A step whose maps are of E.
+    fn backward_step<E: MapElement>(&mut self, step: usize, count: usize, live: &mut [bool]) {
         let arena = self.arena.ptr();
         let layout = &self.program.train;
         let out = self.program.steps[step].out;
-        let value = |n: NodeId| arena.add(layout.values[n.0].expect("written in the forward pass"));
-        let gradient = |n: NodeId| arena.add(layout.gradients[n.0].expect("planned with its user"));
+        let value =
+            |n: NodeId| arena.map::<E>(layout.values[n.0].expect("written in the forward pass"));
+        let gradient =
+            |n: NodeId| arena.map::<E>(layout.gradients[n.0].expect("planned with its user"));
         let shape = |n: NodeId| self.program.shapes[n.0];
         let needed = |n: NodeId| self.program.needs_gradient[n.0];
         match self.program.steps[step].work.clone() {
@@ -57,7 +65,7 @@ impl Cpu {
                 live[x.0] = true;
             }
             Work::Average(x) if needed(x) => {
-                let (dy, dx) = (gradient(out), gradient(x));
+                let (dy, dx) = (gradient(out).map(0), gradient(x));
                 // SAFETY: as above.
                 unsafe { pooling::average_backward(count, shape(x), dy, dx, live[x.0]) };
                 live[x.0] = true;
@@ -78,7 +86,7 @@ impl Cpu {
                 }
                 live[x.0] = true;
             }
-            Work::Fused(fused) => return self.backward_fused(step, &fused, count, live),
+            Work::Fused(fused) => return self.backward_fused::<E>(step, &fused, count, live),
             _ => return,
         }
         let what = match &self.program.steps[step].work {
@@ -88,15 +96,23 @@ impl Cpu {
         self.clock.lap(what, Some(step), count);
     }
 
-    fn backward_fused(&mut self, step: usize, fused: &Fused, count: usize, live: &mut [bool]) {
+    fn backward_fused<E: MapElement>(
+        &mut self,
+        step: usize,
+        fused: &Fused,
+        count: usize,
+        live: &mut [bool],
+    ) {
         let arena = self.arena.ptr();
         let layout = &self.program.train;
         let out = self.program.steps[step].out;
         let shape = self.program.shapes[out.0];
         let pixels = count * shape.pixels();
         let len = pixels * shape.c;
-        let value = |n: NodeId| arena.add(layout.values[n.0].expect("written in the forward pass"));
-        let gradient = |n: NodeId| arena.add(layout.gradients[n.0].expect("planned with its user"));
+        let value =
+            |n: NodeId| arena.map::<E>(layout.values[n.0].expect("written in the forward pass"));
+        let gradient =
+            |n: NodeId| arena.map::<E>(layout.gradients[n.0].expect("planned with its user"));
         let needed = |n: NodeId| self.program.needs_gradient[n.0];
         let workspace = self.workspace.ptr();
         let zeros = self.zeros.ptr();
@@ -109,7 +125,7 @@ impl Cpu {
         // Gradient of what the convolution wrote: in place of it, or dz itself.
         let mut dy = dz;
         if let Some(norm) = &fused.norm {
-            let raw = layout.raws[step].map(|at| arena.add(at));
+            let raw = layout.raws[step].map(|at| arena.map::<E>(at));
             let mut maps = Backward {
                 dz,
                 out: masked,
@@ -179,7 +195,7 @@ impl Cpu {
             let dy = unsafe { dy.slice(len) };
             let d = &mut parameters.gradients[bias.0];
             for row in dy.chunks_exact(shape.c) {
-                d.iter_mut().zip(row).for_each(|(d, y)| *d += y);
+                (d.iter_mut().zip(row)).for_each(|(d, y)| *d += y.widen());
             }
         }
         let weight = plan.conv.weight;
@@ -203,7 +219,7 @@ impl Cpu {
 ///
 /// # Safety
 /// Both must hold `len` numbers, `d` exclusively.
-unsafe fn mask(d: Ptr, out: Ptr, len: usize) {
+unsafe fn mask<E: MapElement>(d: Ptr<E>, out: Ptr<E>, len: usize) {
     let parts = Parts::at_most(len, 64 * 1024);
     parallel(parts.count(), |i| {
         let range = parts.range(i);
@@ -215,7 +231,8 @@ unsafe fn mask(d: Ptr, out: Ptr, len: usize) {
             )
         };
         for (d, out) in d.iter_mut().zip(out) {
-            *d = if *out > 0.0 { *d } else { 0.0 };
+            let kept = out.widen() > 0.0;
+            *d = E::narrow(if kept { d.widen() } else { 0.0 });
         }
     });
 }
@@ -224,14 +241,18 @@ unsafe fn mask(d: Ptr, out: Ptr, len: usize) {
 ///
 /// # Safety
 /// Both must hold `len` numbers, `to` exclusively.
-unsafe fn pass_on(d: Ptr, to: Ptr, len: usize, add: bool) {
+unsafe fn pass_on<E: MapElement>(d: Ptr<E>, to: Ptr<E>, len: usize, add: bool) {
     let parts = Parts::at_most(len, 64 * 1024);
     parallel(parts.count(), |i| {
         for at in parts.range(i) {
             // SAFETY: the ranges are disjoint.
             unsafe {
                 let (d, to) = (d.add(at).raw(), to.add(at).raw());
-                *to = if add { *to + *d } else { *d };
+                *to = if add {
+                    E::narrow((*to).widen() + (*d).widen())
+                } else {
+                    *d
+                };
             }
         }
     });

@@ -1,7 +1,7 @@
 //! The memory bank's update.
 
+use super::element::Element;
 use super::feature::norm;
-use super::rows::Element;
 
 /// v ← normalise((1-m)·v + m·f) for each image's row, rounded once. Every feature reads the old
 /// row, which `own` holds; of a row that occurs twice the last one in batch order is kept.

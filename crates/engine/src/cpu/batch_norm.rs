@@ -2,6 +2,7 @@
 //! in two passes.
 
 use super::affine::{block_statistics, by_vectors, load, store};
+use super::element::MapElement;
 use super::memory::Ptr;
 use super::simd::{Isa, Kernel, Simd};
 use super::threads::{Parts, parallel};
@@ -108,9 +109,9 @@ pub fn workspace_len(pixels: usize, channels: usize) -> usize {
 ///
 /// # Safety
 /// `x` must hold `pixels` x C numbers, `workspace` [`workspace_len`], exclusively.
-pub unsafe fn statistics(
+pub unsafe fn statistics<E: MapElement>(
     isa: Isa,
-    x: Ptr,
+    x: Ptr<E>,
     pixels: usize,
     channels: usize,
     workspace: Ptr,
@@ -133,14 +134,14 @@ pub unsafe fn statistics(
     into.merge(all, |i| blocks.range(i).len());
 }
 
-struct StatisticsBlock {
-    x: Ptr,
+struct StatisticsBlock<E> {
+    x: Ptr<E>,
     channels: usize,
     pixels: std::ops::Range<usize>,
     to: Ptr,
 }
 
-impl Kernel for StatisticsBlock {
+impl<E: MapElement> Kernel for StatisticsBlock<E> {
     type Out = ();
 
     #[inline(always)]
@@ -148,22 +149,22 @@ impl Kernel for StatisticsBlock {
         // SAFETY: passed on.
         unsafe {
             let channels = 0..self.channels;
-            block_statistics::<S>(self.x, self.channels, self.pixels, channels, self.to)
+            block_statistics::<S, E>(self.x, self.channels, self.pixels, channels, self.to)
         }
     }
 }
 
 /// Pointers of one backward pass; maps are pixels x C.
 #[derive(Clone, Copy)]
-pub struct Backward {
+pub struct Backward<E> {
     /// Gradient of what came out after ReLU; becomes the gradient before ReLU, in place.
-    pub dz: Ptr,
+    pub dz: Ptr<E>,
     /// What came out after ReLU, if there was one.
-    pub out: Option<Ptr>,
+    pub out: Option<Ptr<E>>,
     /// What went into the batch norm.
-    pub x: Ptr,
+    pub x: Ptr<E>,
     /// Where the gradient of `x` goes, if it is wanted: may be `x` itself.
-    pub dx: Option<Ptr>,
+    pub dx: Option<Ptr<E>>,
     /// Whether it is added there.
     pub accumulate: bool,
     /// Whether the statistics were running ones, constants to the gradient.
@@ -180,9 +181,9 @@ pub struct Backward {
 /// # Safety
 /// The pointers must hold their maps, exclusively where they are written, and `workspace`
 /// [`workspace_len`] numbers.
-pub unsafe fn backward(
+pub unsafe fn backward<E: MapElement>(
     isa: Isa,
-    maps: Backward,
+    maps: Backward<E>,
     saved: &Statistics,
     workspace: Ptr,
     dgamma: Option<&mut [f32]>,
@@ -252,14 +253,14 @@ pub unsafe fn backward(
 }
 
 /// dz = dout where out > 0; Σ dz and Σ dz·(x - mean) of each channel.
-struct ReduceBlock<'a> {
-    maps: Backward,
+struct ReduceBlock<'a, E> {
+    maps: Backward<E>,
     mean: &'a [f32],
     pixels: std::ops::Range<usize>,
     to: Ptr,
 }
 
-impl Kernel for ReduceBlock<'_> {
+impl<E: MapElement> Kernel for ReduceBlock<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -277,7 +278,7 @@ impl Kernel for ReduceBlock<'_> {
     }
 }
 
-impl ReduceBlock<'_> {
+impl<E: MapElement> ReduceBlock<'_, E> {
     /// # Safety
     /// As the kernel's, for NV vectors from channel c on, the last of n lanes.
     #[inline(always)]
@@ -289,7 +290,7 @@ impl ReduceBlock<'_> {
             let zero = [S::zero(); NV];
             let (mut mean, mut sums, mut dots) = (zero, [zero; 2], [zero; 2]);
             for (v, m) in mean.iter_mut().enumerate() {
-                *m = load::<S>(self.mean.as_ptr().add(c + v * S::LANES), n);
+                *m = load::<S, _>(self.mean.as_ptr().add(c + v * S::LANES), n);
             }
             let mut pixel = self.pixels.start;
             while pixel < self.pixels.end {
@@ -298,12 +299,13 @@ impl ReduceBlock<'_> {
                     if j < together {
                         for v in 0..NV {
                             let at = (pixel + j) * channels + c + v * S::LANES;
-                            let mut dz = load::<S>(self.maps.dz.add(at).raw(), n);
+                            let mut dz = load::<S, _>(self.maps.dz.add(at).raw(), n);
                             if let Some(out) = self.maps.out {
-                                dz = S::where_positive(load::<S>(out.add(at).raw(), n), dz);
-                                store::<S>(self.maps.dz.add(at).raw(), dz, n);
+                                dz = S::where_positive(load::<S, _>(out.add(at).raw(), n), dz);
+                                store::<S, _>(self.maps.dz.add(at).raw(), dz, n);
                             }
-                            let centred = S::sub(load::<S>(self.maps.x.add(at).raw(), n), mean[v]);
+                            let centred =
+                                S::sub(load::<S, _>(self.maps.x.add(at).raw(), n), mean[v]);
                             sums[j][v] = S::add(sums[j][v], dz);
                             dots[j][v] = S::fma(dz, centred, dots[j][v]);
                         }
@@ -313,17 +315,17 @@ impl ReduceBlock<'_> {
             }
             for v in 0..NV {
                 let to = self.to.add(c + v * S::LANES);
-                store::<S>(to.raw(), S::add(sums[0][v], sums[1][v]), n);
-                store::<S>(to.add(channels).raw(), S::add(dots[0][v], dots[1][v]), n);
+                store::<S, _>(to.raw(), S::add(sums[0][v], sums[1][v]), n);
+                store::<S, _>(to.add(channels).raw(), S::add(dots[0][v], dots[1][v]), n);
             }
         }
     }
 }
 
 /// dx = a·(dz - s) + b·(x - mean).
-struct InputBlock<'a> {
-    maps: Backward,
-    dx: Ptr,
+struct InputBlock<'a, E> {
+    maps: Backward<E>,
+    dx: Ptr<E>,
     a: &'a [f32],
     b: &'a [f32],
     s: &'a [f32],
@@ -331,7 +333,7 @@ struct InputBlock<'a> {
     pixels: std::ops::Range<usize>,
 }
 
-impl Kernel for InputBlock<'_> {
+impl<E: MapElement> Kernel for InputBlock<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -344,17 +346,17 @@ impl Kernel for InputBlock<'_> {
                 let at = pixel * channels + c;
                 // SAFETY: n channels of this task's pixels.
                 unsafe {
-                    let dz = load::<S>(self.maps.dz.add(at).raw(), n);
-                    let x = load::<S>(self.maps.x.add(at).raw(), n);
-                    let dz = S::sub(dz, load::<S>(self.s.as_ptr().add(c), n));
-                    let x = S::sub(x, load::<S>(self.mean.as_ptr().add(c), n));
-                    let mut v = S::mul(x, load::<S>(self.b.as_ptr().add(c), n));
-                    v = S::fma(dz, load::<S>(self.a.as_ptr().add(c), n), v);
+                    let dz = load::<S, _>(self.maps.dz.add(at).raw(), n);
+                    let x = load::<S, _>(self.maps.x.add(at).raw(), n);
+                    let dz = S::sub(dz, load::<S, _>(self.s.as_ptr().add(c), n));
+                    let x = S::sub(x, load::<S, _>(self.mean.as_ptr().add(c), n));
+                    let mut v = S::mul(x, load::<S, _>(self.b.as_ptr().add(c), n));
+                    v = S::fma(dz, load::<S, _>(self.a.as_ptr().add(c), n), v);
                     let to = self.dx.add(at).raw();
                     if self.maps.accumulate {
-                        v = S::add(v, load::<S>(to, n));
+                        v = S::add(v, load::<S, _>(to, n));
                     }
-                    store::<S>(to, v, n);
+                    store::<S, _>(to, v, n);
                 }
                 c += n;
             }

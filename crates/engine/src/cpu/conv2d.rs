@@ -15,13 +15,17 @@
 //! Weights are kept as [kernel position][in][out] (HWIO). A linear layer is a convolution of a
 //! 1 x 1 map.
 
+use std::ops::Range;
+
 use npid_network::graph::{Conv2d, Shape};
 
 use super::affine::{Affine, block_statistics};
+use super::element::MapElement;
 use super::memory::Ptr;
 use super::simd::{Isa, Kernel, Simd};
 use super::threads::{Parts, parallel};
 use super::tile::{by_rows, packed_len, panel, panels, put, split_rows, zeros};
+use super::widen::widened;
 use super::winograd::Winograd;
 
 /// Maps of up to this many pixels run over images rather than over pixels.
@@ -55,6 +59,33 @@ impl Walk {
         self.targets.as_ref().map_or(pixel, |t| t[pixel] as usize)
     }
 
+    /// The numbers of the batch's input that some pixels of the batch read.
+    fn reads(&self, pixels: Range<usize>) -> Range<usize> {
+        let (mut first, mut end) = (usize::MAX, 0);
+        for pixel in pixels {
+            let (image, pixel) = (pixel / self.pixels, pixel % self.pixels);
+            let taps = self.taps.len();
+            for &offset in &self.offsets[pixel * taps..][..taps] {
+                if offset >= 0 {
+                    let at = image * self.in_len + offset as usize;
+                    first = first.min(at);
+                    end = end.max(at + self.k);
+                }
+            }
+        }
+        first.min(end)..end
+    }
+
+    /// Pixels of the batch in rows of [`Walk::blocks`].
+    fn pixels_of(&self, rows: &Range<usize>) -> Range<usize> {
+        let each = if self.pixels <= SMALL_MAP {
+            self.pixels
+        } else {
+            1
+        };
+        rows.start * each..rows.end * each
+    }
+
     /// Blocks that tasks take: of pixels of the whole batch, or of images on small maps.
     fn blocks(&self, count: usize) -> Parts {
         let pixels = (BLOCK_NUMBERS / self.k.max(self.n)).max(BLOCK_PIXELS);
@@ -85,9 +116,9 @@ pub struct ConvPlan {
 
 /// What is done with the output while it is in the cache.
 #[derive(Clone, Copy)]
-pub struct After<'a> {
+pub struct After<'a, E> {
     /// y·scale + shift (+ residual), ReLU; in place.
-    pub affine: Option<Affine<'a>>,
+    pub affine: Option<Affine<'a, E>>,
     /// Mean and sum of squared deviations of each channel, for each block: [block][2][C].
     pub statistics: Option<Ptr>,
 }
@@ -233,16 +264,16 @@ impl ConvPlan {
     }
 
     /// First pixel of the batch in each block and the number of pixels, as ranges.
-    pub fn block_pixels(&self, count: usize, block: usize) -> std::ops::Range<usize> {
+    pub fn block_pixels(&self, count: usize, block: usize) -> Range<usize> {
         if let Some(winograd) = &self.winograd {
             return winograd.block_pixels(count, block);
         }
-        let range = self.blocks(count).range(block);
-        if self.forward.pixels <= SMALL_MAP {
-            range.start * self.forward.pixels..range.end * self.forward.pixels
-        } else {
-            range
-        }
+        self.forward.pixels_of(&self.blocks(count).range(block))
+    }
+
+    /// The numbers of the batch's input that some pixels of its output read.
+    pub(super) fn reads(&self, pixels: Range<usize>) -> Range<usize> {
+        self.forward.reads(pixels)
     }
 
     /// Numbers that the statistics of all blocks take, in whole cache lines.
@@ -314,16 +345,16 @@ impl ConvPlan {
     ///
     /// # Safety
     /// The pointers must be valid for `count` images, packed weights and zeros, `y` exclusive.
-    pub unsafe fn forward(
+    pub unsafe fn forward<E: MapElement>(
         &self,
         isa: Isa,
         count: usize,
-        x: Ptr,
+        x: Ptr<E>,
         packed: Ptr,
         zeros: Ptr,
         workspace: Ptr,
-        y: Ptr,
-        after: After<'_>,
+        y: Ptr<E>,
+        after: After<'_, E>,
     ) {
         if let Some(winograd) = &self.winograd {
             // SAFETY: passed on.
@@ -337,15 +368,15 @@ impl ConvPlan {
     ///
     /// # Safety
     /// As [`ConvPlan::forward`], with `dx` exclusive.
-    pub unsafe fn data_gradient(
+    pub unsafe fn data_gradient<E: MapElement>(
         &self,
         isa: Isa,
         count: usize,
-        dy: Ptr,
+        dy: Ptr<E>,
         packed: Ptr,
         zeros: Ptr,
         workspace: Ptr,
-        dx: Ptr,
+        dx: Ptr<E>,
         accumulate: bool,
     ) {
         let after = After {
@@ -371,17 +402,17 @@ impl ConvPlan {
 
     /// # Safety
     /// As [`ConvPlan::forward`], for the walk's own inputs and outputs.
-    unsafe fn walk(
+    unsafe fn walk<E: MapElement>(
         &self,
         isa: Isa,
         walk: &Walk,
         count: usize,
-        x: Ptr,
+        x: Ptr<E>,
         packed: Ptr,
         zeros: Ptr,
-        y: Ptr,
+        y: Ptr<E>,
         accumulate: bool,
-        after: After<'_>,
+        after: After<'_, E>,
     ) {
         let blocks = walk.blocks(count);
         let all = panels(walk.n, self.lanes);
@@ -389,14 +420,15 @@ impl ConvPlan {
         let groups = Parts::exactly(all, 64usize.div_ceil(blocks.count()));
         parallel(blocks.count() * groups.count(), |i| {
             let (block, group) = (i / groups.count(), i % groups.count());
+            let rows = blocks.range(block);
             // SAFETY: tasks write different pixels or different channels; the caller vouches for
             // the pointers.
             unsafe {
                 isa.run(WalkBlock {
                     walk,
-                    rows: blocks.range(block),
                     panels: groups.range(group),
-                    x,
+                    x: widened(isa, x, || walk.reads(walk.pixels_of(&rows))),
+                    rows,
                     packed: packed.add(walk.packed),
                     zeros,
                     y,
@@ -410,21 +442,21 @@ impl ConvPlan {
 }
 
 /// One task of a forward pass or data gradient.
-struct WalkBlock<'a> {
+struct WalkBlock<'a, E> {
     walk: &'a Walk,
     /// Pixels of the batch, or images on small maps.
-    rows: std::ops::Range<usize>,
-    panels: std::ops::Range<usize>,
+    rows: Range<usize>,
+    panels: Range<usize>,
     x: Ptr,
     packed: Ptr,
     zeros: Ptr,
-    y: Ptr,
+    y: Ptr<E>,
     accumulate: bool,
-    after: After<'a>,
+    after: After<'a, E>,
     block: usize,
 }
 
-impl Kernel for WalkBlock<'_> {
+impl<E: MapElement> Kernel for WalkBlock<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -465,12 +497,7 @@ impl Kernel for WalkBlock<'_> {
                 }
             }
         }
-        let scale = if walk.pixels <= SMALL_MAP {
-            walk.pixels
-        } else {
-            1
-        };
-        let pixels = self.rows.start * scale..self.rows.end * scale;
+        let pixels = walk.pixels_of(&self.rows);
         let channels = panel(walk.n, S::LANES, self.panels.start).0
             ..(self.panels.end * 2 * S::LANES).min(walk.n);
         // SAFETY: the task's own pixels and channels.
@@ -481,7 +508,7 @@ impl Kernel for WalkBlock<'_> {
     }
 }
 
-impl After<'_> {
+impl<E: MapElement> After<'_, E> {
     /// Does it to some channels of some pixels of the output, the block number `block`.
     ///
     /// # Safety
@@ -489,10 +516,10 @@ impl After<'_> {
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(
         &self,
-        y: Ptr,
+        y: Ptr<E>,
         n: usize,
-        pixels: std::ops::Range<usize>,
-        channels: std::ops::Range<usize>,
+        pixels: Range<usize>,
+        channels: Range<usize>,
         block: usize,
     ) {
         // SAFETY: the caller's promise.
@@ -502,7 +529,7 @@ impl After<'_> {
             }
             if let Some(statistics) = self.statistics {
                 let to = statistics.add(block * 2 * n);
-                block_statistics::<S>(y, n, pixels, channels, to);
+                block_statistics::<S, E>(y, n, pixels, channels, to);
             }
         }
     }
@@ -511,7 +538,7 @@ impl After<'_> {
 /// M neighbouring pixels, each with its own offsets.
 #[inline(always)]
 unsafe fn pixel_tile<S: Simd, const M: usize, const NV: usize>(
-    task: &WalkBlock<'_>,
+    task: &WalkBlock<'_, impl MapElement>,
     row: usize,
     p: usize,
     b: *const f32,
@@ -552,7 +579,7 @@ unsafe fn pixel_tile<S: Simd, const M: usize, const NV: usize>(
             b = b.wrapping_add(walk.k * NV * S::LANES);
         }
         for i in 0..M {
-            put::<S, NV>(acc[i], to[i], walk.n - column, task.accumulate);
+            put::<S, _, NV>(acc[i], to[i], walk.n - column, task.accumulate);
         }
     }
 }
@@ -560,7 +587,7 @@ unsafe fn pixel_tile<S: Simd, const M: usize, const NV: usize>(
 /// The same pixel of M images: kernel positions in the padding are left out.
 #[inline(always)]
 unsafe fn image_tile<S: Simd, const M: usize, const NV: usize>(
-    task: &WalkBlock<'_>,
+    task: &WalkBlock<'_, impl MapElement>,
     image: usize,
     pixel: usize,
     p: usize,
@@ -587,7 +614,7 @@ unsafe fn image_tile<S: Simd, const M: usize, const NV: usize>(
         let to = (task.y.raw()).wrapping_add(walk.target(pixel) * walk.n + column);
         for i in 0..M {
             let to = to.wrapping_add((image + i) * walk.out_len);
-            put::<S, NV>(acc[i], to, walk.n - column, task.accumulate);
+            put::<S, _, NV>(acc[i], to, walk.n - column, task.accumulate);
         }
     }
 }

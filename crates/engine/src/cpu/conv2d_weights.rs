@@ -6,11 +6,17 @@
 //! kernel positions. Segments of the batch are summed apart, as many as their memory allows, and
 //! merged in order; deep layers have few segments and share out channels and positions instead.
 
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::affine::load;
 use super::conv2d::ConvPlan;
+use super::element::MapElement;
 use super::memory::Ptr;
 use super::simd::{Isa, Kernel, Simd};
 use super::threads::{Parts, parallel};
 use super::tile::{by_rows, panel, panels, put, split_rows, zeros};
+use super::widen::widened;
 
 /// Pixels whose gradients are packed together.
 const GRADIENT_PIXELS: usize = 240;
@@ -46,12 +52,12 @@ impl ConvPlan {
     /// # Safety
     /// The pointers must be valid for `count` images and `workspace` for
     /// [`ConvPlan::gradient_workspace`] numbers, exclusively.
-    pub unsafe fn weight_gradient(
+    pub unsafe fn weight_gradient<E: MapElement>(
         &self,
         isa: Isa,
         count: usize,
-        x: Ptr,
-        dy: Ptr,
+        x: Ptr<E>,
+        dy: Ptr<E>,
         workspace: Ptr,
         dw: &mut [f32],
     ) {
@@ -73,17 +79,27 @@ impl ConvPlan {
         parallel(tasks, |i| {
             let segment = i / (groups * tap_groups.count());
             let rest = i % (groups * tap_groups.count());
-            // SAFETY: tasks write different segments, channels or kernel positions.
-            unsafe {
-                isa.run(GradientBlock {
-                    plan: self,
-                    images: segments.range(segment),
-                    panel: rest / tap_groups.count(),
-                    taps: tap_groups.range(rest % tap_groups.count()),
-                    x,
-                    dy,
-                    dw: workspace.add(segment * len),
-                })
+            let pixels = self.output.pixels();
+            let images = segments.range(segment);
+            let (mut at, end) = (images.start * pixels, images.end * pixels);
+            let mut accumulate = false;
+            while at < end {
+                let block = at..end.min(at + GRADIENT_PIXELS);
+                at = block.end;
+                // SAFETY: tasks write different segments, channels or kernel positions.
+                unsafe {
+                    isa.run(GradientBlock {
+                        plan: self,
+                        x: widened(isa, x, || self.reads(block.clone())),
+                        pixels: block,
+                        panel: rest / tap_groups.count(),
+                        taps: tap_groups.range(rest % tap_groups.count()),
+                        dy,
+                        dw: workspace.add(segment * len),
+                        accumulate,
+                    })
+                }
+                accumulate = true;
             }
         });
         let parts = Parts::at_most(len, 16 * 1024);
@@ -103,19 +119,22 @@ impl ConvPlan {
     }
 }
 
-/// One task of a weight gradient: some images, one panel of output channels, some kernel
-/// positions. Writes (not adds to) its part of `dw`.
-struct GradientBlock<'a> {
+/// A part of a task of a weight gradient: at most [`GRADIENT_PIXELS`] pixels, one panel of output
+/// channels, some kernel positions.
+struct GradientBlock<'a, E> {
     plan: &'a ConvPlan,
-    images: std::ops::Range<usize>,
+    /// Of the batch's output.
+    pixels: Range<usize>,
     panel: usize,
-    taps: std::ops::Range<usize>,
+    taps: Range<usize>,
     x: Ptr,
-    dy: Ptr,
+    dy: Ptr<E>,
     dw: Ptr,
+    /// Whether it is added to `dw`.
+    accumulate: bool,
 }
 
-impl Kernel for GradientBlock<'_> {
+impl<E: MapElement> Kernel for GradientBlock<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -125,69 +144,63 @@ impl Kernel for GradientBlock<'_> {
         let pixels = plan.output.pixels();
         let (column, width, vectors) = panel(co, S::LANES, self.panel);
         let step = vectors * S::LANES;
-        // The panel's gradients of a block of pixels, contiguous: read once for each position.
-        let mut packed = [0f32; GRADIENT_PIXELS * 32];
+        // The panel's gradients of the pixels, contiguous: read once for each position.
+        let mut packed = MaybeUninit::<[f32; GRADIENT_PIXELS * 32]>::uninit();
+        let packed = packed.as_mut_ptr().cast::<f32>();
         let mut a = [std::ptr::null::<f32>(); GRADIENT_PIXELS];
         let mut b = [std::ptr::null::<f32>(); GRADIENT_PIXELS];
-        let all = self.images.start * pixels..self.images.end * pixels;
-        let mut at = all.start;
-        let mut accumulate = false;
-        while at < all.end {
-            let n = GRADIENT_PIXELS.min(all.end - at);
+        let (at, n, accumulate) = (self.pixels.start, self.pixels.len(), self.accumulate);
+        for j in 0..n {
+            // SAFETY: pixel at + j and `width` channels of dy; the buffer holds 32 a pixel.
+            unsafe {
+                let from = self.dy.raw().cast_const().add((at + j) * co + column);
+                let to = packed.add(j * step);
+                for v in 0..vectors {
+                    let lanes = (width - v * S::LANES).min(S::LANES);
+                    let x = load::<S, E>(from.add(v * S::LANES), lanes);
+                    S::store(to.add(v * S::LANES), x);
+                }
+            }
+        }
+        for tap in self.taps.clone() {
+            // Pixels whose input at this position lies in the padding are left out.
+            let offsets = &plan.by_tap[tap * pixels..][..pixels];
+            let (mut image, mut pixel) = (at / pixels, at % pixels);
+            let mut valid = 0;
             for j in 0..n {
-                // SAFETY: pixel at + j and `width` channels of dy; the buffer holds 32 a pixel.
+                let offset = offsets[pixel];
+                a[valid] = (self.x.raw().cast_const())
+                    .wrapping_add(image * plan.input.len() + offset.max(0) as usize);
+                b[valid] = packed.wrapping_add(j * step).cast_const();
+                valid += usize::from(offset >= 0);
+                pixel += 1;
+                if pixel == pixels {
+                    (image, pixel) = (image + 1, 0);
+                }
+            }
+            for (c, rows) in split_rows(ci, S::ROWS) {
+                let to = (self.dw.raw()).wrapping_add((tap * ci + c) * co + column);
+                // SAFETY: `a` point at pixels of ci channels, c + rows <= ci; `to` is this
+                // task's part.
                 unsafe {
-                    let from = self.dy.raw().cast_const().add((at + j) * co + column);
-                    let to = packed.as_mut_ptr().add(j * step);
-                    for v in 0..vectors {
-                        let lanes = (width - v * S::LANES).min(S::LANES);
-                        let x = S::load_first(from.add(v * S::LANES), lanes);
-                        S::store(to.add(v * S::LANES), x);
+                    let (a, b) = (&a[..valid], &b[..valid]);
+                    if vectors == 2 {
+                        by_rows!(
+                            S,
+                            rows,
+                            2,
+                            gradient_tile(a, b, c, to, co, width, accumulate)
+                        );
+                    } else {
+                        by_rows!(
+                            S,
+                            rows,
+                            1,
+                            gradient_tile(a, b, c, to, co, width, accumulate)
+                        );
                     }
                 }
             }
-            for tap in self.taps.clone() {
-                // Pixels whose input at this position lies in the padding are left out.
-                let offsets = &plan.by_tap[tap * pixels..][..pixels];
-                let (mut image, mut pixel) = (at / pixels, at % pixels);
-                let mut valid = 0;
-                for j in 0..n {
-                    let offset = offsets[pixel];
-                    a[valid] = (self.x.raw().cast_const())
-                        .wrapping_add(image * plan.input.len() + offset.max(0) as usize);
-                    b[valid] = packed.as_ptr().wrapping_add(j * step);
-                    valid += usize::from(offset >= 0);
-                    pixel += 1;
-                    if pixel == pixels {
-                        (image, pixel) = (image + 1, 0);
-                    }
-                }
-                for (c, rows) in split_rows(ci, S::ROWS) {
-                    let to = (self.dw.raw()).wrapping_add((tap * ci + c) * co + column);
-                    // SAFETY: `a` point at pixels of ci channels, c + rows <= ci; `to` is this
-                    // task's part.
-                    unsafe {
-                        let (a, b) = (&a[..valid], &b[..valid]);
-                        if vectors == 2 {
-                            by_rows!(
-                                S,
-                                rows,
-                                2,
-                                gradient_tile(a, b, c, to, co, width, accumulate)
-                            );
-                        } else {
-                            by_rows!(
-                                S,
-                                rows,
-                                1,
-                                gradient_tile(a, b, c, to, co, width, accumulate)
-                            );
-                        }
-                    }
-                }
-            }
-            accumulate = true;
-            at += n;
         }
     }
 }
@@ -220,7 +233,7 @@ unsafe fn gradient_tile<S: Simd, const M: usize, const NV: usize>(
             }
         }
         for i in 0..M {
-            put::<S, NV>(acc[i], to.wrapping_add(i * stride), width, accumulate);
+            put::<S, _, NV>(acc[i], to.wrapping_add(i * stride), width, accumulate);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Small operations on B x D features: L2 norm, cross entropy, bytes to numbers.
 
+use super::element::{Element, MapElement};
 use super::memory::Ptr;
 use super::threads::{Parts, parallel};
 
@@ -7,15 +8,22 @@ use super::threads::{Parts, parallel};
 const SMALLEST_NORM: f32 = 1e-12;
 
 /// y_b = x_b / max(‖x_b‖, 1e-12); all B x D.
-pub fn l2_forward(dim: usize, x: &[f32], y: &mut [f32]) {
+pub fn l2_forward<E: MapElement>(dim: usize, x: &[E], y: &mut [E]) {
     for (x, y) in x.chunks_exact(dim).zip(y.chunks_exact_mut(dim)) {
         let norm = norm(x).max(SMALLEST_NORM);
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = x / norm);
+        (y.iter_mut().zip(x)).for_each(|(y, x)| *y = E::narrow(x.widen() / norm));
     }
 }
 
 /// dx_b = (dy_b - (dy_b·y_b) y_b) / ‖x_b‖, or dy_b / 1e-12 below that norm.
-pub fn l2_backward(dim: usize, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
+pub fn l2_backward<E: MapElement>(
+    dim: usize,
+    x: &[E],
+    y: &[E],
+    dy: &[E],
+    dx: &mut [E],
+    accumulate: bool,
+) {
     for (((x, y), dy), dx) in (x.chunks_exact(dim).zip(y.chunks_exact(dim)))
         .zip(dy.chunks_exact(dim))
         .zip(dx.chunks_exact_mut(dim))
@@ -28,22 +36,26 @@ pub fn l2_backward(dim: usize, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32],
         };
         let inv = 1.0 / norm.max(SMALLEST_NORM);
         for ((dx, dy), y) in dx.iter_mut().zip(dy).zip(y) {
-            let d = (dy - dot * y) * inv;
-            *dx = if accumulate { *dx + d } else { d };
+            let d = (dy.widen() - dot * y.widen()) * inv;
+            *dx = E::narrow(if accumulate { dx.widen() + d } else { d });
         }
     }
 }
 
 /// ‖x‖, summed in f64.
-pub fn norm(x: &[f32]) -> f32 {
-    (x.iter().map(|v| f64::from(*v) * f64::from(*v)))
-        .sum::<f64>()
-        .sqrt() as f32
+pub fn norm<E: Element>(x: &[E]) -> f32 {
+    (x.iter()
+        .map(|v| f64::from(v.widen()) * f64::from(v.widen())))
+    .sum::<f64>()
+    .sqrt() as f32
 }
 
 /// a·b, summed in f64.
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    (a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b))).sum::<f64>() as f32
+pub fn dot<E: Element>(a: &[E], b: &[E]) -> f32 {
+    (a.iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(a.widen()) * f64::from(b.widen())))
+    .sum::<f64>() as f32
 }
 
 /// Mean cross entropy of logits (B x classes), and its gradient, which is overwritten.
@@ -90,7 +102,7 @@ impl InputTable {
     ///
     /// # Safety
     /// `to` must hold as many numbers, exclusively.
-    pub unsafe fn apply(&self, bytes: &[u8], to: Ptr) {
+    pub unsafe fn apply<E: MapElement>(&self, bytes: &[u8], to: Ptr<E>) {
         let channels = self.table.len();
         let parts = Parts::at_most(bytes.len() / channels, 16 * 1024);
         parallel(parts.count(), |i| {
@@ -101,7 +113,7 @@ impl InputTable {
             let pixels = to.chunks_exact_mut(channels);
             for (to, from) in pixels.zip(bytes[at..][..len].chunks_exact(channels)) {
                 for ((to, from), table) in to.iter_mut().zip(from).zip(&self.table) {
-                    *to = table[usize::from(*from)];
+                    *to = E::narrow(table[usize::from(*from)]);
                 }
             }
         });

@@ -1,10 +1,12 @@
 //! The forward pass.
 
+use half::bf16;
 use npid_network::graph::{BatchNorm, NodeId, ParamId};
 
 use super::affine::Affine;
 use super::batch_norm;
 use super::conv2d::After;
+use super::element::{Dtype, MapElement};
 use super::program::{Fused, Work};
 use super::{Cpu, feature, pooling};
 use crate::{Images, Norm, What};
@@ -21,13 +23,17 @@ impl Cpu {
             self.clock.lap(What::Packing, None, images.count);
             for step in 0..self.program.steps.len() {
                 if wanted[step] {
-                    self.forward_step(step, images, norm);
+                    match self.program.dtype(step) {
+                        Dtype::F32 => self.forward_step::<f32>(step, images, norm),
+                        Dtype::Bf16 => self.forward_step::<bf16>(step, images, norm),
+                    }
                 }
             }
         });
     }
 
-    fn forward_step(&mut self, step: usize, images: Images<'_>, norm: Norm) {
+    /// A step whose maps are of E.
+    fn forward_step<E: MapElement>(&mut self, step: usize, images: Images<'_>, norm: Norm) {
         let count = images.count;
         let arena = self.arena.ptr();
         let layout = if norm == Norm::Eval {
@@ -37,7 +43,7 @@ impl Cpu {
         };
         let shape = |node: NodeId| self.program.shapes[node.0];
         let value = |node: NodeId| {
-            arena.add(layout.values[node.0].expect("steps write before they are read"))
+            arena.map::<E>(layout.values[node.0].expect("steps write before they are read"))
         };
         let out = self.program.steps[step].out;
         match self.program.steps[step].work.clone() {
@@ -52,7 +58,7 @@ impl Cpu {
                 }
             }
             Work::Average(x) => unsafe {
-                pooling::average_forward(count, shape(x), value(x), value(out));
+                pooling::average_forward(count, shape(x), value(x), value(out).map(0));
             },
             Work::L2Norm(x) => {
                 let dim = shape(x).c;
@@ -64,7 +70,7 @@ impl Cpu {
                 };
                 feature::l2_forward(dim, x, y);
             }
-            Work::Fused(fused) => return self.forward_fused(step, &fused, count, norm),
+            Work::Fused(fused) => return self.forward_fused::<E>(step, &fused, count, norm),
         }
         let what = match &self.program.steps[step].work {
             Work::Input => What::Input,
@@ -74,7 +80,13 @@ impl Cpu {
         self.clock.lap(what, Some(step), count);
     }
 
-    fn forward_fused(&mut self, step: usize, fused: &Fused, count: usize, norm: Norm) {
+    fn forward_fused<E: MapElement>(
+        &mut self,
+        step: usize,
+        fused: &Fused,
+        count: usize,
+        norm: Norm,
+    ) {
         let eval = norm == Norm::Eval;
         let layout = if eval {
             &self.program.eval
@@ -86,10 +98,10 @@ impl Cpu {
         let pixels = count * shape.pixels();
         let arena = self.arena.ptr();
         let value = |node: NodeId| {
-            arena.add(layout.values[node.0].expect("steps write before they are read"))
+            arena.map::<E>(layout.values[node.0].expect("steps write before they are read"))
         };
         let (x, y) = (value(fused.x), value(out));
-        let raw = layout.raws[step].map_or(y, |at| arena.add(at));
+        let raw = layout.raws[step].map_or(y, |at| arena.map(at));
         let bias = fused.bias.map(|b| &self.parameters.values[b.0][..]);
         let workspace = self.workspace.ptr();
         let zeros = self.zeros.ptr();

@@ -3,6 +3,10 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 
+use half::bf16;
+
+use super::element::{Dtype, Element, MapElement};
+
 /// A zeroed, 64-byte aligned buffer of f32 (a cache line, and the widest vector).
 pub struct Buffer {
     start: *mut f32,
@@ -60,6 +64,42 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 
+    /// Appends the `len` numbers of a map that begins at byte `at`, a multiple of 4.
+    pub fn read_map(&self, dtype: Dtype, at: usize, len: usize, into: &mut Vec<f32>) {
+        match dtype {
+            Dtype::F32 => into.extend_from_slice(self.map(at, len)),
+            Dtype::Bf16 => into.extend(self.map::<bf16>(at, len).iter().map(|x| x.widen())),
+        }
+    }
+
+    /// Writes a map that begins at byte `at`, a multiple of 4.
+    pub fn write_map(&mut self, dtype: Dtype, at: usize, numbers: &[f32]) {
+        match dtype {
+            Dtype::F32 => self.map_mut(at, numbers.len()).copy_from_slice(numbers),
+            Dtype::Bf16 => {
+                let map = self.map_mut::<bf16>(at, numbers.len());
+                (map.iter_mut().zip(numbers)).for_each(|(to, x)| *to = bf16::narrow(*x));
+            }
+        }
+    }
+
+    fn map<E: MapElement>(&self, at: usize, len: usize) -> &[E] {
+        self.check::<E>(at, len);
+        // SAFETY: inside the buffer and aligned as it is; any bits are numbers.
+        unsafe { std::slice::from_raw_parts(self.start.cast::<E>().byte_add(at), len) }
+    }
+
+    fn map_mut<E: MapElement>(&mut self, at: usize, len: usize) -> &mut [E] {
+        self.check::<E>(at, len);
+        // SAFETY: as above, and &mut self is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast::<E>().byte_add(at), len) }
+    }
+
+    fn check<E>(&self, at: usize, len: usize) {
+        let inside = at + len * size_of::<E>() <= self.len * size_of::<f32>();
+        assert!(inside && at.is_multiple_of(4), "no map lies there");
+    }
+
     /// A pointer that tasks may share.
     pub fn ptr(&mut self) -> Ptr {
         Ptr(self.start)
@@ -96,22 +136,35 @@ pub fn scratch(len: usize) -> Ptr {
 }
 
 /// A pointer that may cross threads. Whoever dereferences it says why no one else writes there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ptr(*mut f32);
+#[derive(Debug)]
+pub struct Ptr<E = f32>(*mut E);
+
+impl<E> Clone for Ptr<E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<E> Copy for Ptr<E> {}
+
+impl<E> PartialEq for Ptr<E> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
 
 // SAFETY: only an address; each dereference is an unsafe block with its own reason.
-unsafe impl Send for Ptr {}
+unsafe impl<E> Send for Ptr<E> {}
 // SAFETY: as above.
-unsafe impl Sync for Ptr {}
+unsafe impl<E> Sync for Ptr<E> {}
 
-impl Ptr {
+impl<E> Ptr<E> {
     /// The pointer of a slice that outlives its use.
-    pub fn of(slice: &mut [f32]) -> Self {
+    pub fn of(slice: &mut [E]) -> Self {
         Ptr(slice.as_mut_ptr())
     }
 
     /// As a raw pointer.
-    pub fn raw(self) -> *mut f32 {
+    pub fn raw(self) -> *mut E {
         self.0
     }
 
@@ -120,11 +173,21 @@ impl Ptr {
         Ptr(self.0.wrapping_add(count))
     }
 
+    /// Where the numbers would begin if these began at number `count`.
+    pub fn before(self, count: usize) -> Self {
+        Ptr(self.0.wrapping_sub(count))
+    }
+
+    /// `at` bytes further, as numbers of another type.
+    pub fn map<T>(self, at: usize) -> Ptr<T> {
+        Ptr(self.0.wrapping_byte_add(at).cast())
+    }
+
     /// As a slice.
     ///
     /// # Safety
     /// `len` numbers must be valid there for 'a, and no one may write them meanwhile.
-    pub unsafe fn slice<'a>(self, len: usize) -> &'a [f32] {
+    pub unsafe fn slice<'a>(self, len: usize) -> &'a [E] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts(self.0, len) }
     }
@@ -133,7 +196,7 @@ impl Ptr {
     ///
     /// # Safety
     /// `len` numbers must be valid there for 'a, and no one else may touch them meanwhile.
-    pub unsafe fn slice_mut<'a>(self, len: usize) -> &'a mut [f32] {
+    pub unsafe fn slice_mut<'a>(self, len: usize) -> &'a mut [E] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0, len) }
     }
@@ -153,11 +216,11 @@ struct Request {
 }
 
 impl Planner {
-    /// Asks for `len` numbers from time `first` to time `last`, both included; returns the
+    /// Asks for `len` bytes from time `first` to time `last`, both included; returns the
     /// request's position in the answer of [`Planner::solve`].
     pub fn request(&mut self, len: usize, first: usize, last: usize) -> usize {
         // Whole cache lines, so that no two buffers share one.
-        let len = len.next_multiple_of(16);
+        let len = len.next_multiple_of(64);
         self.requests.push(Request { len, first, last });
         self.requests.len() - 1
     }
@@ -168,7 +231,7 @@ impl Planner {
         r.last = r.last.max(last);
     }
 
-    /// Offsets of all requests, and the length of the arena.
+    /// Offsets of all requests, and the length of the arena, in bytes.
     pub fn solve(&self) -> (Vec<usize>, usize) {
         let mut order: Vec<usize> = (0..self.requests.len()).collect();
         order.sort_by_key(|&i| {
@@ -216,7 +279,7 @@ mod tests {
             for _ in 0..40 {
                 let first = s.below(30) as usize;
                 planner.request(
-                    1 + s.below(100) as usize,
+                    1 + s.below(400) as usize,
                     first,
                     first + s.below(8) as usize,
                 );

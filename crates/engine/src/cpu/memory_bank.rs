@@ -4,9 +4,10 @@ use npid_network::init::random_row;
 use npid_network::method::{Head, Npid, RowStorage};
 
 use super::bank;
+use super::element::Element;
 use super::heads::{self, Compared, Comparison, Drawn, Nce, Partials};
 use super::memory::Buffer;
-use super::rows::{Element, Rows, View, ViewMut};
+use super::rows::{Rows, View, ViewMut};
 use super::simd::Isa;
 use super::threads::Threads;
 use crate::candidates::Candidates;

@@ -14,6 +14,7 @@ mod conv2d;
 #[cfg(test)]
 mod conv2d_tests;
 mod conv2d_weights;
+mod element;
 mod feature;
 mod forward;
 mod heads;
@@ -28,6 +29,7 @@ mod sgd;
 mod simd;
 mod threads;
 mod tile;
+mod widen;
 mod winograd;
 
 use std::time::Instant;
@@ -44,6 +46,7 @@ use crate::{
 use batch_norm::Statistics;
 use clock::Clock;
 use conv2d::ConvPlan;
+pub use element::Dtype;
 use feature::InputTable;
 use memory::Buffer;
 use memory_bank::Bank;
@@ -62,6 +65,8 @@ pub struct Options {
     pub threads: usize,
     /// The instruction set, one of [`Isa::available`].
     pub isa: Isa,
+    /// What activations and their gradients are made of.
+    pub dtype: Dtype,
 }
 
 /// The CPU engine.
@@ -69,6 +74,7 @@ pub struct Cpu {
     description: Description,
     sizes: Sizes,
     isa: Isa,
+    dtype: Dtype,
     threads: std::sync::Arc<Threads>,
     program: Program,
     /// For each step, what its operation needs.
@@ -165,7 +171,7 @@ impl Cpu {
         let shapes = network.shapes(sizes.height, sizes.width)?;
         check_memory(description, &shapes, sizes)?;
         let threads = std::sync::Arc::new(Threads::new(options.threads)?);
-        let program = Program::new(network, shapes, sizes.batch);
+        let program = Program::new(network, shapes, sizes.batch, options.dtype);
         let lanes = options.isa.lanes();
         let (mut packed, mut workspace, mut zeros) = (0, 0, 64);
         let compiled = (program.steps.iter())
@@ -205,7 +211,7 @@ impl Cpu {
             .transpose()?;
         Ok(Cpu {
             input: InputTable::new(mean, std),
-            arena: Buffer::new(program.arena_len),
+            arena: Buffer::new(program.arena_len.div_ceil(size_of::<f32>())),
             packed: Buffer::new(packed),
             workspace: Buffer::new(workspace),
             zeros: Buffer::new(zeros),
@@ -214,6 +220,7 @@ impl Cpu {
             description: description.clone(),
             sizes,
             isa: options.isa,
+            dtype: options.dtype,
             threads,
             program,
             compiled,
@@ -239,8 +246,8 @@ impl Cpu {
         self.packed_valid = true;
     }
 
-    /// The value of a node, after a forward pass.
-    fn value(&self, node: NodeId, train: bool, count: usize) -> &[f32] {
+    /// Appends the value of a node, after a forward pass.
+    fn read_value(&self, node: NodeId, train: bool, count: usize, into: &mut Vec<f32>) {
         let layout = if train {
             &self.program.train
         } else {
@@ -248,7 +255,16 @@ impl Cpu {
         };
         let at = layout.values[node.0].expect("only outputs of steps are asked for");
         let len = self.program.shapes[node.0].len() * count;
-        &self.arena.as_slice()[at..at + len]
+        (self.arena).read_map(self.program.types[node.0], at, len, into);
+    }
+
+    /// Writes the gradient of a node, if one is wanted; says whether it is.
+    fn write_gradient(&mut self, node: NodeId, gradient: &[f32]) -> bool {
+        let Some(at) = self.program.train.gradients[node.0] else {
+            return false;
+        };
+        (self.arena).write_map(self.program.types[node.0], at, gradient);
+        true
     }
 
     /// Loss and gradients of the network's outputs; says which of them have one.
@@ -259,56 +275,44 @@ impl Cpu {
         live: &mut [bool],
     ) -> Vec<Loss> {
         let network = &self.description.network;
-        let place = |node: NodeId| {
-            let at = self.program.train.gradients[node.0];
-            let len = self.program.shapes[node.0].len() * count;
-            at.map(|at| at..at + len)
-        };
+        let embedding = || network.embedding.expect("checked: there is an embedding");
         let mut losses = Vec::new();
         match objective {
             Objective::FeatureGradient { gradient } => {
-                let embedding = network.embedding.expect("checked: there is an embedding");
-                if let Some(range) = place(embedding) {
-                    self.arena.as_mut_slice()[range].copy_from_slice(gradient);
-                    live[embedding.0] = true;
-                }
+                let node = embedding();
+                live[node.0] = self.write_gradient(node, gradient);
             }
             Objective::CrossEntropy { labels } => {
-                for classifier in &network.classifiers {
+                for classifier in network.classifiers.clone() {
                     let node = classifier.logits;
-                    let classes = network.node(node).channels;
-                    let logits = self.value(node, true, count).to_vec();
+                    let classes = self.program.shapes[node.0].c;
+                    let mut logits = Vec::new();
+                    self.read_value(node, true, count, &mut logits);
                     let mut d = vec![0.0; logits.len()];
                     let value = feature::cross_entropy(classes, &logits, labels, &mut d);
                     losses.push(Loss {
-                        name: classifier.name.clone(),
+                        name: classifier.name,
                         value,
                     });
-                    if let Some(range) = place(node) {
-                        self.arena.as_mut_slice()[range].copy_from_slice(&d);
-                        live[node.0] = true;
-                    }
+                    live[node.0] = self.write_gradient(node, &d);
                 }
             }
             Objective::Npid { rows, draws } => {
-                let embedding = network.embedding.expect("checked: there is an embedding");
+                let node = embedding();
                 let method = self.description.method.expect("checked: there is a method");
-                let at = self.program.train.values[embedding.0].expect("the embedding is a step");
-                let len = count * method.memory_bank.feat_dim;
-                let bank = self.bank.as_mut().expect("a method has a bank");
+                let mut bank = self.bank.take().expect("a method has a bank");
                 bank.pending_rows.clear();
                 bank.pending_rows.extend_from_slice(rows);
                 bank.pending_features.clear();
-                (bank.pending_features).extend_from_slice(&self.arena.as_slice()[at..at + len]);
+                self.read_value(node, true, count, &mut bank.pending_features);
                 let value = bank.compare(&method, self.isa, &self.candidates, draws);
                 losses.push(Loss {
                     name: "loss".into(),
                     value,
                 });
-                if let Some(range) = place(embedding) {
-                    self.arena.as_mut_slice()[range].copy_from_slice(&bank.gradient[..len]);
-                    live[embedding.0] = true;
-                }
+                let len = bank.pending_features.len();
+                live[node.0] = self.write_gradient(node, &bank.gradient[..len]);
+                self.bank = Some(bank);
             }
         }
         losses
@@ -338,7 +342,7 @@ impl Engine for Cpu {
                 self.threads.count(),
                 if self.threads.count() == 1 { "" } else { "s" }
             ),
-            dtype: "f32",
+            dtype: self.dtype.name(),
             planned_bytes: buffers as u64 * 4 + bank as u64 + self.parameters.bytes(),
         }
     }
@@ -363,7 +367,7 @@ impl Engine for Cpu {
         self.run_forward(images, norm, &nodes);
         for (node, into) in nodes.into_iter().zip(into) {
             into.clear();
-            into.extend_from_slice(self.value(node, norm != Norm::Eval, images.count));
+            self.read_value(node, norm != Norm::Eval, images.count, into);
         }
         Ok(())
     }

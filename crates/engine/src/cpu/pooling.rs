@@ -2,7 +2,8 @@
 
 use npid_network::graph::{Shape, Window};
 
-use super::memory::Ptr;
+use super::element::MapElement;
+use super::memory::{Ptr, scratch};
 use super::threads::parallel;
 
 /// y = max pool of x; `winners` (B x output) notes which position of the window won (the first on
@@ -10,13 +11,13 @@ use super::threads::parallel;
 ///
 /// # Safety
 /// The pointers must hold `count` images, `y` exclusively.
-pub unsafe fn max_forward(
+pub unsafe fn max_forward<E: MapElement>(
     count: usize,
     window: Window,
     input: Shape,
     output: Shape,
-    x: Ptr,
-    y: Ptr,
+    x: Ptr<E>,
+    y: Ptr<E>,
     winners: &mut [u8],
 ) {
     let winners = SharedBytes(winners.as_mut_ptr());
@@ -34,11 +35,11 @@ pub unsafe fn max_forward(
         for ox in 0..output.w {
             let out = &mut y[ox * output.c..][..output.c];
             let win = &mut winners[ox * output.c..][..output.c];
-            out.fill(f32::NEG_INFINITY);
+            out.fill(E::narrow(f32::NEG_INFINITY));
             for (position, at) in positions(window, input, oy, ox) {
                 let from = &x[at..][..output.c];
                 for ((o, w), &v) in out.iter_mut().zip(win.iter_mut()).zip(from) {
-                    if v > *o || v.is_nan() {
+                    if v.widen() > o.widen() || v.widen().is_nan() {
                         *o = v;
                         *w = position as u8;
                     }
@@ -48,46 +49,59 @@ pub unsafe fn max_forward(
     });
 }
 
-/// dx = the gradient of the max pool (added if `accumulate`).
+/// dx = the gradient of the max pool (added if `accumulate`). Rows of the input gather what the
+/// windows over them give, in f32, and are rounded once.
 ///
 /// # Safety
 /// The pointers must hold `count` images, `dx` exclusively.
-pub unsafe fn max_backward(
+pub unsafe fn max_backward<E: MapElement>(
     count: usize,
     window: Window,
     input: Shape,
     output: Shape,
-    dy: Ptr,
+    dy: Ptr<E>,
     winners: &[u8],
-    dx: Ptr,
+    dx: Ptr<E>,
     accumulate: bool,
 ) {
-    parallel(count, |image| {
-        // SAFETY: this task's image.
-        let (dy, dx) = unsafe {
+    let row = input.w * input.c;
+    parallel(count * input.h, |task| {
+        let (image, iy) = (task / input.h, task % input.h);
+        // SAFETY: this thread's scratch, this image, and this task's row of the input.
+        let (sums, dy, dx) = unsafe {
             (
+                scratch(row).slice_mut(row),
                 dy.add(image * output.len()).slice(output.len()),
-                dx.add(image * input.len()).slice_mut(input.len()),
+                dx.add(image * input.len() + iy * row).slice_mut(row),
             )
         };
-        if !accumulate {
-            dx.fill(0.0);
+        if accumulate {
+            (sums.iter_mut().zip(&*dx)).for_each(|(s, d)| *s = d.widen());
+        } else {
+            sums.fill(0.0);
         }
-        for oy in 0..output.h {
+        // Output row oy reads rows oy·stride - padding + ky.
+        let first = (iy + window.padding + 1).saturating_sub(window.kernel);
+        let last = (iy + window.padding) / window.stride;
+        for oy in first.div_ceil(window.stride)..=last.min(output.h - 1) {
             for ox in 0..output.w {
                 let at = (oy * output.w + ox) * output.c;
                 let win = &winners[image * output.len() + at..][..output.c];
                 let d = &dy[at..][..output.c];
                 for (position, to) in positions(window, input, oy, ox) {
-                    let to = &mut dx[to..][..output.c];
+                    let Some(to) = to.checked_sub(iy * row).filter(|to| *to < row) else {
+                        continue;
+                    };
+                    let to = &mut sums[to..][..output.c];
                     for ((t, w), d) in to.iter_mut().zip(win).zip(d) {
                         if usize::from(*w) == position {
-                            *t += d;
+                            *t += d.widen();
                         }
                     }
                 }
             }
         }
+        (dx.iter_mut().zip(sums)).for_each(|(d, s)| *d = E::narrow(*s));
     });
 }
 
@@ -122,11 +136,11 @@ impl SharedBytes {
     }
 }
 
-/// y[b] = mean of x[b] over its pixels.
+/// y[b] = mean of x[b] over its pixels, in f32 whatever x is.
 ///
 /// # Safety
 /// The pointers must hold `count` images, `y` exclusively.
-pub unsafe fn average_forward(count: usize, input: Shape, x: Ptr, y: Ptr) {
+pub unsafe fn average_forward<E: MapElement>(count: usize, input: Shape, x: Ptr<E>, y: Ptr) {
     parallel(count, |image| {
         // SAFETY: this task's image.
         let (x, y) = unsafe {
@@ -137,7 +151,7 @@ pub unsafe fn average_forward(count: usize, input: Shape, x: Ptr, y: Ptr) {
         };
         y.fill(0.0);
         for pixel in x.chunks_exact(input.c) {
-            y.iter_mut().zip(pixel).for_each(|(y, x)| *y += x);
+            y.iter_mut().zip(pixel).for_each(|(y, x)| *y += x.widen());
         }
         let factor = 1.0 / input.pixels() as f32;
         y.iter_mut().for_each(|y| *y *= factor);
@@ -148,7 +162,13 @@ pub unsafe fn average_forward(count: usize, input: Shape, x: Ptr, y: Ptr) {
 ///
 /// # Safety
 /// The pointers must hold `count` images, `dx` exclusively.
-pub unsafe fn average_backward(count: usize, input: Shape, dy: Ptr, dx: Ptr, accumulate: bool) {
+pub unsafe fn average_backward<E: MapElement>(
+    count: usize,
+    input: Shape,
+    dy: Ptr,
+    dx: Ptr<E>,
+    accumulate: bool,
+) {
     let factor = 1.0 / input.pixels() as f32;
     parallel(count, |image| {
         // SAFETY: this task's image.
@@ -160,11 +180,8 @@ pub unsafe fn average_backward(count: usize, input: Shape, dy: Ptr, dx: Ptr, acc
         };
         for pixel in dx.chunks_exact_mut(input.c) {
             for (x, y) in pixel.iter_mut().zip(dy) {
-                *x = if accumulate {
-                    *x + y * factor
-                } else {
-                    y * factor
-                };
+                let d = y * factor;
+                *x = E::narrow(if accumulate { x.widen() + d } else { d });
             }
         }
     });

@@ -11,6 +11,7 @@
 
 use npid_network::graph::{BatchNorm, Conv2d, Network, NodeId, Op, ParamId, Shape, Window};
 
+use super::element::Dtype;
 use super::memory::Planner;
 
 /// A fused step: [convolution] [batch norm] [+ residual] [ReLU].
@@ -71,7 +72,7 @@ impl Step {
     }
 }
 
-/// Where maps lie in the arena.
+/// Where maps lie in the arena: offsets in bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
     /// For each node that a step writes, its value.
@@ -88,25 +89,30 @@ pub struct Program {
     pub steps: Vec<Step>,
     /// Shapes of all nodes.
     pub shapes: Vec<Shape>,
+    /// The type of the numbers of a node's value and of its gradient.
+    pub types: Vec<Dtype>,
     /// Whether a gradient flows through a node.
     pub needs_gradient: Vec<bool>,
     /// Training, and features by the batch's statistics.
     pub train: Layout,
     /// Features by running statistics.
     pub eval: Layout,
-    /// Numbers of the arena.
+    /// Bytes of the arena.
     pub arena_len: usize,
 }
 
 impl Program {
-    /// Plans for batches of up to `batch` images whose maps have these shapes.
-    pub fn new(network: &Network, shapes: Vec<Shape>, batch: usize) -> Self {
+    /// Plans for batches of up to `batch` images whose maps have these shapes, and are of numbers
+    /// of `dtype` up to the global average pool.
+    pub fn new(network: &Network, shapes: Vec<Shape>, batch: usize, dtype: Dtype) -> Self {
         let steps = fuse(network);
+        let types = types(&steps, shapes.len(), dtype);
         let needs_gradient = network.needs_gradient();
         let outputs = outputs(network);
         let mut program = Program {
             steps,
             shapes,
+            types,
             needs_gradient,
             train: Layout::default(),
             eval: Layout::default(),
@@ -118,6 +124,16 @@ impl Program {
         program.eval = eval;
         program.arena_len = train_len.max(eval_len);
         program
+    }
+
+    /// The type of the maps that a step works on; a global average pool writes f32 in any case.
+    pub fn dtype(&self, step: usize) -> Dtype {
+        let step = &self.steps[step];
+        let node = match step.work {
+            Work::Average(x) => x,
+            _ => step.out,
+        };
+        self.types[node.0]
     }
 
     /// For each step, whether one of `outputs` depends on it.
@@ -134,6 +150,11 @@ impl Program {
         steps
     }
 
+    /// Bytes of a node's value for `batch` images.
+    fn bytes(&self, node: NodeId, batch: usize) -> usize {
+        self.shapes[node.0].len() * batch * self.types[node.0].bytes()
+    }
+
     fn plan_eval(&self, batch: usize, outputs: &[NodeId]) -> (Layout, usize) {
         let mut planner = Planner::default();
         let end = self.steps.len();
@@ -147,8 +168,8 @@ impl Program {
             } else {
                 time
             };
-            let len = self.shapes[step.out.0].len() * batch;
-            values[step.out.0] = Some(planner.request(len, time, last));
+            let bytes = self.bytes(step.out, batch);
+            values[step.out.0] = Some(planner.request(bytes, time, last));
         }
         let (offsets, total) = planner.solve();
         let place = |r: &Option<usize>| r.map(|r| offsets[r]);
@@ -164,7 +185,7 @@ impl Program {
         let mut planner = Planner::default();
         let loss = self.steps.len();
         let backward = |time: usize| 2 * loss - time;
-        let len = |node: NodeId| self.shapes[node.0].len() * batch;
+        let bytes = |node: NodeId| self.bytes(node, batch);
         let mut values = vec![None; self.shapes.len()];
         let mut raws = vec![None; self.steps.len()];
         for (time, step) in self.steps.iter().enumerate() {
@@ -190,7 +211,7 @@ impl Program {
                     if f.has_raw() {
                         let kept = active && f.norm.is_some();
                         let until = if kept { backward(time) } else { time };
-                        raws[time] = Some(planner.request(len(step.out), time, until));
+                        raws[time] = Some(planner.request(bytes(step.out), time, until));
                     }
                 }
                 Work::L2Norm(x) if active => {
@@ -199,12 +220,12 @@ impl Program {
                 }
                 _ => {}
             }
-            values[step.out.0] = Some(planner.request(len(step.out), time, last));
+            values[step.out.0] = Some(planner.request(bytes(step.out), time, last));
         }
         let mut gradients: Vec<Option<usize>> = vec![None; self.shapes.len()];
         for out in outputs {
             if self.needs_gradient[out.0] {
-                gradients[out.0] = Some(planner.request(len(*out), loss, loss));
+                gradients[out.0] = Some(planner.request(bytes(*out), loss, loss));
             }
         }
         for (time, step) in self.steps.iter().enumerate().rev() {
@@ -220,7 +241,7 @@ impl Program {
                 match gradients[x.0] {
                     Some(there) => planner.keep_until(there, now),
                     None if shares_gradient(step, x) => gradients[x.0] = Some(own),
-                    None => gradients[x.0] = Some(planner.request(len(x), now, now)),
+                    None => gradients[x.0] = Some(planner.request(bytes(x), now, now)),
                 }
             }
         }
@@ -243,6 +264,29 @@ fn shares_gradient(step: &Step, x: NodeId) -> bool {
             f.residual == Some(x) && f.x != x && (f.conv.is_none() || f.norm.is_some())
         }
         _ => false,
+    }
+}
+
+/// The type of each node's numbers. What follows a global average pool is small and is what losses
+/// are made of: it stays in f32. Every step but that pool reads and writes one type, so where a
+/// graph mixes the two all become f32.
+fn types(steps: &[Step], nodes: usize, dtype: Dtype) -> Vec<Dtype> {
+    let mut types = vec![dtype; nodes];
+    let (pools, others): (Vec<&Step>, Vec<&Step>) =
+        (steps.iter()).partition(|step| matches!(step.work, Work::Average(_)));
+    pools.iter().for_each(|s| types[s.out.0] = Dtype::F32);
+    loop {
+        let before = types.clone();
+        for step in &others {
+            let mut all = step.inputs();
+            all.push(step.out);
+            if all.iter().any(|n| types[n.0] == Dtype::F32) {
+                all.iter().for_each(|n| types[n.0] = Dtype::F32);
+            }
+        }
+        if types == before {
+            return types;
+        }
     }
 }
 

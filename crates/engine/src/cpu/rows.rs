@@ -7,100 +7,12 @@ use npid_network::method::RowType;
 use rayon::prelude::*;
 
 use super::bank;
-use super::simd::Simd;
+use super::element::Element;
 use crate::Error;
 use crate::mapped::{self, MappedRows};
 
 /// Rows that a thread fills at once.
 const FILL_ROWS: usize = 1024;
-
-/// A number of a row. All arithmetic is in f32.
-pub trait Element: Copy + Send + Sync + 'static {
-    /// As f32, exactly.
-    fn widen(self) -> f32;
-    /// The nearest to `x`, ties to even.
-    fn narrow(x: f32) -> Self;
-    /// The numbers themselves if they are f32.
-    fn plain(_: &[Self]) -> Option<&[f32]> {
-        None
-    }
-    /// LANES numbers, widened.
-    ///
-    /// # Safety
-    /// As [`Simd::load`].
-    unsafe fn load<S: Simd>(p: *const Self) -> S::V;
-    /// The first `n` <= LANES numbers, the other lanes 0.
-    ///
-    /// # Safety
-    /// As [`Simd::load_first`].
-    #[inline(always)]
-    unsafe fn load_first<S: Simd>(p: *const Self, n: usize) -> S::V {
-        let mut wide = [0f32; 16];
-        for (i, x) in wide[..n].iter_mut().enumerate() {
-            // SAFETY: the caller vouches for n numbers.
-            *x = unsafe { *p.add(i) }.widen();
-        }
-        // SAFETY: LANES <= 16.
-        unsafe { S::load(wide.as_ptr()) }
-    }
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-    #[inline(always)]
-    fn narrow(x: f32) -> Self {
-        x
-    }
-    #[inline(always)]
-    fn plain(numbers: &[Self]) -> Option<&[f32]> {
-        Some(numbers)
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { S::load(p) }
-    }
-    #[inline(always)]
-    unsafe fn load_first<S: Simd>(p: *const Self, n: usize) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { S::load_first(p, n) }
-    }
-}
-
-impl Element for bf16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-    #[inline(always)]
-    fn narrow(x: f32) -> Self {
-        bf16::from_f32(x)
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { S::load_bf16(p) }
-    }
-}
-
-impl Element for f16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-    #[inline(always)]
-    fn narrow(x: f32) -> Self {
-        f16::from_f32(x)
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { S::load_f16(p) }
-    }
-}
 
 /// N x D numbers of one of three types.
 pub struct Rows {

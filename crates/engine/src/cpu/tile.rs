@@ -4,6 +4,8 @@
 //! For AVX2 that is 6 x 16 numbers in 12 registers, two more for B and one for the broadcast; a
 //! step of k costs 12 FMAs (6 cycles on two ports) and 8 loads.
 
+use super::affine::{load, store};
+use super::element::MapElement;
 use super::simd::Simd;
 
 /// Accumulators of M rows and NV vectors.
@@ -98,9 +100,9 @@ pub unsafe fn multiply_columns<S: Simd, const M: usize, const NV: usize>(
 /// # Safety
 /// `to` must hold `width` numbers that no one else touches.
 #[inline(always)]
-pub unsafe fn put<S: Simd, const NV: usize>(
+pub unsafe fn put<S: Simd, E: MapElement, const NV: usize>(
     row: [S::V; NV],
-    to: *mut f32,
+    to: *mut E,
     width: usize,
     accumulate: bool,
 ) {
@@ -109,16 +111,13 @@ pub unsafe fn put<S: Simd, const NV: usize>(
         unsafe {
             let n = width.saturating_sub(v * S::LANES).min(S::LANES);
             let p = to.wrapping_add(v * S::LANES);
-            if n == S::LANES {
-                let x = if accumulate { S::add(S::load(p), x) } else { x };
-                S::store(p, x);
-            } else if n > 0 {
+            if n > 0 {
                 let x = if accumulate {
-                    S::add(S::load_first(p, n), x)
+                    S::add(load::<S, E>(p, n), x)
                 } else {
                     x
                 };
-                S::store_first(p, x, n);
+                store::<S, E>(p, x, n);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
 use npid_engine::{Description, Sizes};
 use npid_network::graph::Network;
 use npid_network::method::{Head, MemoryBank, Npid, RowStorage, Sgd};
@@ -64,6 +64,7 @@ fn engine(dtype: RowType) -> Cpu {
     let options = Options {
         threads: 1,
         isa: Isa::detect().unwrap(),
+        dtype: Dtype::F32,
     };
     Cpu::compile(&description, sizes, options).unwrap()
 }

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
 use npid_engine::reference::Reference;
 use npid_engine::{Description, Draws, Engine, Images, Norm, Objective, Output, Sizes};
 use npid_learn::Error;
@@ -66,7 +66,15 @@ pub fn self_check(isa: Isa, threads: usize) -> Result<Agreement, Error> {
     let began = Instant::now();
     let (description, sizes) = tiny(0)?;
     let mut reference = Reference::<f32>::compile(&description, sizes)?;
-    let mut cpu = Cpu::compile(&description, sizes, Options { threads, isa })?;
+    let mut cpu = Cpu::compile(
+        &description,
+        sizes,
+        Options {
+            threads,
+            isa,
+            dtype: Dtype::F32,
+        },
+    )?;
     let mut agreement = compare(&mut reference, &mut cpu)?;
     agreement.seconds = began.elapsed().as_secs_f64();
     Ok(agreement)
@@ -217,7 +225,15 @@ fn convolutions(isa: Isa, threads: usize) -> Result<(f64, f64), Error> {
         height: SIDE,
         width: SIDE,
     };
-    let mut engine = Cpu::compile(&description, sizes, Options { threads, isa })?;
+    let mut engine = Cpu::compile(
+        &description,
+        sizes,
+        Options {
+            threads,
+            isa,
+            dtype: Dtype::F32,
+        },
+    )?;
     let pixels: Vec<u8> = (0..BATCH * SIDE * SIDE * 3)
         .map(|i| (i * 31) as u8)
         .collect();

@@ -8,8 +8,8 @@ mod nce;
 mod negatives;
 mod softmax;
 
+use super::element::Element;
 use super::memory::{Buffer, Ptr};
-use super::rows::Element;
 use super::simd::{Isa, Simd};
 use super::threads::{Parts, parallel};
 pub use nce::Nce;

@@ -1,6 +1,6 @@
 //! Noise-contrastive estimation: each candidate alone is judged to be the own row or noise.
 
-use super::super::rows::Element;
+use super::super::element::Element;
 use super::super::simd::Simd;
 use super::negatives::{Drawn, Work};
 use super::{Compared, Comparison, Partials, ROW, Weights, kept};

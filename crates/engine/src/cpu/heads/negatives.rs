@@ -2,8 +2,8 @@
 
 use npid_network::method::{NegativeSampler, Negatives};
 
+use super::super::element::Element;
 use super::super::memory::Ptr;
-use super::super::rows::Element;
 use super::super::simd::{Kernel, Simd};
 use super::super::threads::{Parts, parallel};
 use super::nce::judge;

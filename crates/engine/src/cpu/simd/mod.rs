@@ -66,6 +66,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn exp2_integer(n: Self::V) -> Self::V;
     /// LANES numbers of bf16, widened.
     unsafe fn load_bf16(p: *const bf16) -> Self::V;
+    /// LANES numbers, rounded to bf16: to the nearest, ties to even; NaN for NaN.
+    unsafe fn store_bf16(p: *mut bf16, v: Self::V);
     /// LANES numbers of f16, widened.
     unsafe fn load_f16(p: *const f16) -> Self::V;
     /// Asks for a cache line.

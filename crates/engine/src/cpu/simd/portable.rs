@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use super::super::element::Element;
 use super::Simd;
 
 /// Plain arrays, which the compiler turns into whatever vectors the target has.
@@ -132,6 +133,11 @@ impl Simd for Portable {
         // SAFETY: the caller vouches for 4 numbers.
         let x = unsafe { p.cast::<[bf16; 4]>().read_unaligned() };
         x.map(|x| f32::from_bits(u32::from(x.to_bits()) << 16))
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut bf16, v: Self::V) {
+        // SAFETY: the caller vouches for 4 numbers.
+        unsafe { p.cast::<[bf16; 4]>().write_unaligned(v.map(bf16::narrow)) }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const f16) -> Self::V {

@@ -126,6 +126,22 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn store_bf16(p: *mut bf16, v: __m256) {
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
+            let rounded = _mm256_castsi256_ps(_mm256_add_epi32(bits, half));
+            // Without the addition, which could carry a NaN's bits away; all ones are a NaN too.
+            let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
+            let bits = _mm256_castps_si256(_mm256_or_ps(rounded, nan));
+            let upper = _mm256_srli_epi32::<16>(bits);
+            let packed = _mm256_packus_epi32(upper, upper);
+            let packed = _mm256_permute4x64_epi64::<0b10_00_10_00>(packed);
+            _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(packed));
+        }
+    }
+    #[inline(always)]
     unsafe fn load_f16(p: *const f16) -> __m256 {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
     }
@@ -321,6 +337,20 @@ impl Simd for Avx512 {
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut bf16, v: __m512) {
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+            // Without the addition, which could carry a NaN's bits away; all ones are a NaN too.
+            let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(v, v);
+            let all = _mm512_set1_epi32(-1);
+            let bits = _mm512_mask_add_epi32(all, number, bits, half);
+            let upper = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(bits));
+            _mm256_storeu_si256(p.cast(), upper);
         }
     }
     #[inline(always)]

@@ -17,6 +17,7 @@ mod weights;
 
 use super::affine::{load, store};
 use super::conv2d::After;
+use super::element::MapElement;
 use super::memory::Ptr;
 use super::simd::{Isa, Simd};
 use super::threads::{Parts, parallel};
@@ -152,16 +153,16 @@ impl Winograd {
     /// # Safety
     /// The pointers must be valid for `count` images, packed weights and
     /// [`Winograd::workspace_len`] numbers, `y` and `workspace` exclusive.
-    pub unsafe fn run(
+    pub unsafe fn run<E: MapElement>(
         &self,
         isa: Isa,
         count: usize,
-        x: Ptr,
+        x: Ptr<E>,
         packed: Ptr,
         workspace: Ptr,
-        y: Ptr,
+        y: Ptr<E>,
         accumulate: bool,
-        after: After<'_>,
+        after: After<'_, E>,
     ) {
         let maps = Maps {
             x,
@@ -183,15 +184,15 @@ impl Winograd {
 
 /// What a convolution reads and writes.
 #[derive(Clone, Copy)]
-struct Maps<'a> {
-    x: Ptr,
-    y: Ptr,
+struct Maps<'a, E> {
+    x: Ptr<E>,
+    y: Ptr<E>,
     packed: Ptr,
     accumulate: bool,
-    after: After<'a>,
+    after: After<'a, E>,
 }
 
-impl Maps<'_> {
+impl<E: MapElement> Maps<'_, E> {
     /// What follows the output of a block, for the panels of one task.
     #[inline(always)]
     unsafe fn finish<S: Simd>(
@@ -245,9 +246,9 @@ impl Tiles {
     /// # Safety
     /// `x` must hold the image's pixels of `k` channels; `to` a vector for each plane.
     #[inline(always)]
-    unsafe fn input<S: Simd>(
+    unsafe fn input<S: Simd, E: MapElement>(
         &self,
-        x: Ptr,
+        x: Ptr<E>,
         k: usize,
         at: Place,
         c: usize,
@@ -268,7 +269,7 @@ impl Tiles {
                         let iy = (at.y + j).wrapping_sub(1);
                         if iy < self.h {
                             let from = x.add((at.image + iy * self.w + ix) * k + c).raw();
-                            *d = load::<S>(from, lanes);
+                            *d = load::<S, _>(from, lanes);
                         }
                     }
                 }
@@ -277,7 +278,7 @@ impl Tiles {
             for y in 0..IN {
                 let row = std::array::from_fn(|x| half[x][y]);
                 for (x, v) in points::input::<S>(row).into_iter().enumerate() {
-                    store::<S>(to.add((y * IN + x) * plane).raw(), v, width);
+                    store::<S, _>(to.add((y * IN + x) * plane).raw(), v, width);
                 }
             }
         }
@@ -288,9 +289,9 @@ impl Tiles {
     /// # Safety
     /// As [`Tiles::input`].
     #[inline(always)]
-    unsafe fn gradient<S: Simd>(
+    unsafe fn gradient<S: Simd, E: MapElement>(
         &self,
-        dy: Ptr,
+        dy: Ptr<E>,
         n: usize,
         at: Place,
         c: usize,
@@ -309,7 +310,7 @@ impl Tiles {
                         let y = at.y + j;
                         if y < self.h {
                             let from = dy.add((at.image + y * self.w + x) * n + c).raw();
-                            *d = load::<S>(from, lanes);
+                            *d = load::<S, _>(from, lanes);
                         }
                     }
                 }
@@ -331,14 +332,14 @@ impl Tiles {
     /// `from` must hold a vector for each plane; `y` the image's pixels of `n` channels, these
     /// exclusively.
     #[inline(always)]
-    unsafe fn output<S: Simd>(
+    unsafe fn output<S: Simd, E: MapElement>(
         &self,
         from: Ptr,
         plane: usize,
         at: Place,
         c: usize,
         lanes: usize,
-        y: Ptr,
+        y: Ptr<E>,
         n: usize,
         accumulate: bool,
     ) {
@@ -348,7 +349,7 @@ impl Tiles {
             for (i, half) in half.iter_mut().enumerate() {
                 let mut m = [S::zero(); IN];
                 for (j, m) in m.iter_mut().enumerate() {
-                    *m = load::<S>(from.add((j * IN + i) * plane).raw(), lanes);
+                    *m = load::<S, _>(from.add((j * IN + i) * plane).raw(), lanes);
                 }
                 *half = points::output::<S>(m);
             }
@@ -359,11 +360,11 @@ impl Tiles {
                 for (i, v) in row.into_iter().enumerate().take(self.w - at.x) {
                     let to = to.add(i * n).raw();
                     let v = if accumulate {
-                        S::add(load::<S>(to, lanes), v)
+                        S::add(load::<S, _>(to, lanes), v)
                     } else {
                         v
                     };
-                    store::<S>(to, v, lanes);
+                    store::<S, _>(to, v, lanes);
                 }
             }
         }

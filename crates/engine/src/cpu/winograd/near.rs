@@ -4,6 +4,7 @@
 //! multiplies plane by plane and transforms back.
 
 use super::{GAP, Maps, PLANES, Winograd};
+use crate::cpu::element::MapElement;
 use crate::cpu::memory::{Ptr, scratch};
 use crate::cpu::simd::{Isa, Kernel, Simd};
 use crate::cpu::threads::{Parts, parallel};
@@ -36,7 +37,7 @@ impl Winograd {
 
     /// # Safety
     /// As [`Winograd::run`].
-    pub(super) unsafe fn run_near(&self, isa: Isa, count: usize, maps: Maps<'_>) {
+    pub(super) unsafe fn run_near<E: MapElement>(&self, isa: Isa, count: usize, maps: Maps<'_, E>) {
         let blocks = self.blocks(count);
         let all = panels(self.n, self.lanes);
         // Few blocks: share their panels out too; each task then transforms the input again.
@@ -64,12 +65,12 @@ impl Winograd {
 }
 
 /// One task: some tile rows, some panels of output channels.
-struct Task<'a> {
+struct Task<'a, E> {
     plan: &'a Winograd,
     /// Tile rows of the batch.
     rows: std::ops::Range<usize>,
     panels: std::ops::Range<usize>,
-    maps: Maps<'a>,
+    maps: Maps<'a, E>,
     block: usize,
     pixels: std::ops::Range<usize>,
     /// [plane][tile][channel]
@@ -78,7 +79,7 @@ struct Task<'a> {
     products: Ptr,
 }
 
-impl Kernel for Task<'_> {
+impl<E: MapElement> Kernel for Task<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -95,7 +96,7 @@ impl Kernel for Task<'_> {
                 for c in (0..k).step_by(S::LANES) {
                     let lanes = S::LANES.min(k - c);
                     let to = self.planes.add(tile * k + c);
-                    t.input::<S>(x, k, at, c, lanes, to, plane, lanes);
+                    t.input::<S, E>(x, k, at, c, lanes, to, plane, lanes);
                 }
             }
             for p in self.panels.clone() {
@@ -122,7 +123,7 @@ impl Kernel for Task<'_> {
                         let c = first + v * S::LANES;
                         let lanes = S::LANES.min(n - c);
                         let from = self.products.add(tile * 2 * S::LANES + v * S::LANES);
-                        t.output::<S>(from, product, at, c, lanes, y, n, self.maps.accumulate);
+                        t.output::<S, E>(from, product, at, c, lanes, y, n, self.maps.accumulate);
                     }
                 }
             }
@@ -153,7 +154,7 @@ pub(super) unsafe fn product_tile<S: Simd, const M: usize, const NV: usize>(
         let mut acc = zeros::<S, M, NV>();
         S::multiply(&mut acc, rows, k, b);
         for (i, acc) in acc.iter().enumerate() {
-            put::<S, NV>(*acc, to.add(i * stride), NV * S::LANES, false);
+            put::<S, _, NV>(*acc, to.add(i * stride), NV * S::LANES, false);
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use super::near::product_tile;
 use super::{GAP, Maps, PLANES, Winograd};
+use crate::cpu::element::MapElement;
 use crate::cpu::memory::Ptr;
 use crate::cpu::simd::{Isa, Kernel, Simd};
 use crate::cpu::threads::{Parts, parallel};
@@ -47,7 +48,13 @@ impl Winograd {
 
     /// # Safety
     /// As [`Winograd::run`].
-    pub(super) unsafe fn run_staged(&self, isa: Isa, count: usize, maps: Maps<'_>, workspace: Ptr) {
+    pub(super) unsafe fn run_staged<E: MapElement>(
+        &self,
+        isa: Isa,
+        count: usize,
+        maps: Maps<'_, E>,
+        workspace: Ptr,
+    ) {
         let (all, stages) = (self.blocks(count), self.stages(count));
         // More tasks than planes, so that many cores find work.
         let groups = Parts::exactly(panels(self.n, self.lanes), 4);
@@ -91,9 +98,9 @@ impl Winograd {
 }
 
 #[derive(Clone, Copy)]
-struct Stage<'a> {
+struct Stage<'a, E> {
     plan: &'a Winograd,
-    maps: Maps<'a>,
+    maps: Maps<'a, E>,
     /// Its first tile row of the batch.
     first: usize,
     tiles: usize,
@@ -103,7 +110,7 @@ struct Stage<'a> {
     products: Ptr,
 }
 
-impl Stage<'_> {
+impl<E> Stage<'_, E> {
     /// The stage's own number of the first tile of a tile row.
     #[inline(always)]
     fn tile(&self, row: usize) -> usize {
@@ -112,12 +119,12 @@ impl Stage<'_> {
 }
 
 /// Some tile rows' inputs into planes.
-struct Input<'a> {
-    task: Stage<'a>,
+struct Input<'a, E> {
+    task: Stage<'a, E>,
     rows: std::ops::Range<usize>,
 }
 
-impl Kernel for Input<'_> {
+impl<E: MapElement> Kernel for Input<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -132,20 +139,20 @@ impl Kernel for Input<'_> {
                 let lanes = S::LANES.min(k - c);
                 let to = task.planes.add((first + tile) * k + c);
                 // SAFETY: this task's tiles of planes as `stage_lens` says; the caller's promise.
-                unsafe { t.input::<S>(task.maps.x, k, at, c, lanes, to, plane, lanes) };
+                unsafe { t.input::<S, E>(task.maps.x, k, at, c, lanes, to, plane, lanes) };
             }
         }
     }
 }
 
 /// One plane's products, of some panels of output channels.
-struct Product<'a> {
-    task: Stage<'a>,
+struct Product<'a, E> {
+    task: Stage<'a, E>,
     plane: usize,
     panels: std::ops::Range<usize>,
 }
 
-impl Kernel for Product<'_> {
+impl<E: MapElement> Kernel for Product<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -176,14 +183,14 @@ impl Kernel for Product<'_> {
 }
 
 /// Some tile rows' products into output.
-struct Output<'a> {
-    task: Stage<'a>,
+struct Output<'a, E> {
+    task: Stage<'a, E>,
     rows: std::ops::Range<usize>,
     block: usize,
     pixels: std::ops::Range<usize>,
 }
 
-impl Kernel for Output<'_> {
+impl<E: MapElement> Kernel for Output<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -201,7 +208,7 @@ impl Kernel for Output<'_> {
                     let lanes = S::LANES.min(n - c);
                     let from = task.products.add((first + tile) * stride + c);
                     let maps = task.maps;
-                    t.output::<S>(from, plane, at, c, lanes, maps.y, n, maps.accumulate);
+                    t.output::<S, E>(from, plane, at, c, lanes, maps.y, n, maps.accumulate);
                 }
             }
             let all = 0..panels(n, S::LANES);

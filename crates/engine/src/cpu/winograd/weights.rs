@@ -8,6 +8,7 @@
 
 use super::{GAP, IN, PLANES, Winograd, points};
 use crate::cpu::affine::{load, store};
+use crate::cpu::element::MapElement;
 use crate::cpu::memory::{Ptr, scratch};
 use crate::cpu::simd::{Isa, Kernel, Simd};
 use crate::cpu::threads::{Parts, parallel};
@@ -58,7 +59,7 @@ impl Kernel for Pack<'_> {
                             *g = S::load(all.as_ptr());
                         } else {
                             let from = &self.weights[(tap * k + c) * n + at..][..lanes];
-                            *g = load::<S>(from.as_ptr(), lanes);
+                            *g = load::<S, _>(from.as_ptr(), lanes);
                         }
                     }
                     let mut half = [[S::zero(); IN]; 3];
@@ -149,12 +150,12 @@ impl Winograd {
     /// # Safety
     /// The pointers must be valid for `count` images and `workspace` for
     /// [`Winograd::gradient_workspace`] numbers, exclusively.
-    pub unsafe fn weight_gradient(
+    pub unsafe fn weight_gradient<E: MapElement>(
         &self,
         isa: Isa,
         count: usize,
-        x: Ptr,
-        dy: Ptr,
+        x: Ptr<E>,
+        dy: Ptr<E>,
         workspace: Ptr,
         dw: &mut [f32],
     ) {
@@ -223,10 +224,10 @@ impl Winograd {
 }
 
 /// Some tiles, transformed and multiplied.
-struct Stage<'a> {
+struct Stage<'a, E> {
     plan: &'a Winograd,
-    x: Ptr,
-    dy: Ptr,
+    x: Ptr<E>,
+    dy: Ptr<E>,
     /// Tile rows of the batch.
     rows: std::ops::Range<usize>,
     tiles: usize,
@@ -239,7 +240,7 @@ struct Stage<'a> {
     first: bool,
 }
 
-impl Stage<'_> {
+impl<E: MapElement> Stage<'_, E> {
     /// Numbers between planes of inputs and of gradients.
     #[inline(always)]
     fn strides<S: Simd>(&self) -> (usize, usize) {
@@ -266,12 +267,12 @@ impl Stage<'_> {
                 for c in (0..k.next_multiple_of(width)).step_by(S::LANES) {
                     let lanes = k.saturating_sub(c).min(S::LANES);
                     let to = self.inputs.add(place(c));
-                    t.input::<S>(self.x, k, at, c, lanes, to, input, S::LANES);
+                    t.input::<S, E>(self.x, k, at, c, lanes, to, input, S::LANES);
                 }
                 for c in (0..n.next_multiple_of(width)).step_by(S::LANES) {
                     let lanes = n.saturating_sub(c).min(S::LANES);
                     let to = self.gradients.add(place(c));
-                    t.gradient::<S>(self.dy, n, at, c, lanes, to, gradient);
+                    t.gradient::<S, E>(self.dy, n, at, c, lanes, to, gradient);
                 }
             }
         }
@@ -308,9 +309,9 @@ impl Stage<'_> {
 }
 
 /// All of a stage.
-struct Whole<'a>(Stage<'a>);
+struct Whole<'a, E>(Stage<'a, E>);
 
-impl Kernel for Whole<'_> {
+impl<E: MapElement> Kernel for Whole<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -327,9 +328,9 @@ impl Kernel for Whole<'_> {
 }
 
 /// A part of a stage's first half: some of its tile rows.
-struct Transform<'a>(&'a Stage<'a>, std::ops::Range<usize>);
+struct Transform<'a, E>(&'a Stage<'a, E>, std::ops::Range<usize>);
 
-impl Kernel for Transform<'_> {
+impl<E: MapElement> Kernel for Transform<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -340,9 +341,9 @@ impl Kernel for Transform<'_> {
 }
 
 /// A part of its second half: some panels of a plane.
-struct Multiply<'a>(&'a Stage<'a>, usize, std::ops::Range<usize>);
+struct Multiply<'a, E>(&'a Stage<'a, E>, usize, std::ops::Range<usize>);
 
-impl Kernel for Multiply<'_> {
+impl<E: MapElement> Kernel for Multiply<'_, E> {
     type Out = ();
 
     #[inline(always)]
@@ -372,7 +373,7 @@ unsafe fn sum_tile<S: Simd, const M: usize, const NV: usize>(
         let mut acc = zeros::<S, M, NV>();
         S::multiply_columns(&mut acc, a, width, tiles, b, width);
         for (i, acc) in acc.iter().enumerate() {
-            put::<S, NV>(*acc, to.add(i * stride), width, accumulate);
+            put::<S, _, NV>(*acc, to.add(i * stride), width, accumulate);
         }
     }
 }
@@ -415,7 +416,7 @@ impl Kernel for Merge<'_> {
                         let row = std::array::from_fn(|x| half[x][y]);
                         for (x, d) in points::kernel::<S>(row).into_iter().enumerate() {
                             let to = self.dw.add(((y * 3 + x) * k + c) * n + at).raw();
-                            store::<S>(to, S::add(load::<S>(to, lanes), d), lanes);
+                            store::<S, _>(to, S::add(load::<S, _>(to, lanes), d), lanes);
                         }
                     }
                 }

@@ -9,7 +9,7 @@
 //!
 //! A block with a row that is no such vector (longer than 1.97, or not a number) is left to f32.
 
-use super::super::super::rows::Element;
+use super::super::super::element::Element;
 use super::super::super::simd::Simd;
 use super::super::super::tile::{by_rows, put, split_rows};
 use super::super::ROW;
@@ -349,7 +349,7 @@ unsafe fn sum_tile<S: Simd, const M: usize, const NV: usize>(sum: Sum<'_>) {
                 let (a, b) = S::in_order(low, high);
                 let row = [S::mul(S::to_f32(a), factor), S::mul(S::to_f32(b), factor)];
                 let to = sum.to.add(i * sum.stride + d).raw();
-                put::<S, 2>(row, to, both.min(sum.dim - d), true);
+                put::<S, _, 2>(row, to, both.min(sum.dim - d), true);
             }
         }
     }

@@ -106,7 +106,7 @@ unsafe fn sum_tile<S: Simd, const M: usize, const NV: usize>(
             let b = block.as_ptr().add(d);
             S::multiply_columns(&mut acc, weights, width::<S>(), n, b, dim);
             for (i, acc) in acc.iter().enumerate() {
-                put::<S, NV>(*acc, to.add(i * stride + d).raw(), NV * S::LANES, true);
+                put::<S, _, NV>(*acc, to.add(i * stride + d).raw(), NV * S::LANES, true);
             }
             d += NV * S::LANES;
         }

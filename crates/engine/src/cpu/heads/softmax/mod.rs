@@ -8,8 +8,8 @@
 mod fixed;
 mod floats;
 
+use super::super::element::Element;
 use super::super::memory::{Buffer, Ptr};
-use super::super::rows::Element;
 use super::super::simd::{Kernel, Simd};
 use super::super::threads::{Parts, parallel};
 use super::{Compared, Comparison, Own, Partials, ROW};
