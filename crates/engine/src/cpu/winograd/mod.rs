@@ -241,10 +241,11 @@ impl Tiles {
         }
     }
 
-    /// Bᵀ d B of `lanes` channels from `c` on: to `to` and on at every multiple of `plane`.
+    /// Bᵀ d B of `lanes` channels from `c` on: to `to` and on at every multiple of `plane`, `width`
+    /// numbers each.
     ///
     /// # Safety
-    /// `x` must hold the image's pixels of `k` channels; `to` a vector for each plane.
+    /// `x` must hold the image's pixels of `k` channels; `to` `width` numbers for each plane.
     #[inline(always)]
     unsafe fn input<S: Simd, E: MapElement>(
         &self,
@@ -257,26 +258,43 @@ impl Tiles {
         plane: usize,
         width: usize,
     ) {
+        // SAFETY: passed on. Known numbers of lanes spare every load and store a choice.
+        unsafe {
+            if lanes == S::LANES {
+                self.input_lanes::<S, E>(x, k, at, c, S::LANES, to, plane, S::LANES);
+            } else {
+                self.input_lanes::<S, E>(x, k, at, c, lanes, to, plane, width);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn input_lanes<S: Simd, E: MapElement>(
+        &self,
+        x: Ptr<E>,
+        k: usize,
+        at: Place,
+        c: usize,
+        lanes: usize,
+        to: Ptr,
+        plane: usize,
+        width: usize,
+    ) {
+        let x = x.add(at.image * k + c).raw().cast_const();
+        // One pixel of padding on each side.
+        let inside = Inside::<IN>::new(at.y.wrapping_sub(1), at.x.wrapping_sub(1), self);
         // SAFETY: pixels inside the image only, `lanes` channels of them; planes as promised.
         unsafe {
             let mut half = [[S::zero(); IN]; IN];
             for (i, half) in half.iter_mut().enumerate() {
                 let mut d = [S::zero(); IN];
-                // One pixel of padding on each side.
-                let ix = (at.x + i).wrapping_sub(1);
-                if ix < self.w {
-                    for (j, d) in d.iter_mut().enumerate() {
-                        let iy = (at.y + j).wrapping_sub(1);
-                        if iy < self.h {
-                            let from = x.add((at.image + iy * self.w + ix) * k + c).raw();
-                            *d = load::<S, _>(from, lanes);
-                        }
-                    }
+                for (j, d) in d.iter_mut().enumerate() {
+                    *d = load::<S, _>(inside.pixel(x, k, j, i), lanes);
                 }
                 *half = points::input::<S>(d);
             }
             for y in 0..IN {
-                let row = std::array::from_fn(|x| half[x][y]);
+                let row = column(&half, y);
                 for (x, v) in points::input::<S>(row).into_iter().enumerate() {
                     store::<S, _>(to.add((y * IN + x) * plane).raw(), v, width);
                 }
@@ -284,10 +302,11 @@ impl Tiles {
         }
     }
 
-    /// A dy Aᵀ of `lanes` channels from `c` on: to `to` and on at every multiple of `plane`.
+    /// A dy Aᵀ of `lanes` channels from `c` on: to `to` and on at every multiple of `plane`, whole
+    /// vectors.
     ///
     /// # Safety
-    /// As [`Tiles::input`].
+    /// `dy` must hold the image's pixels of `n` channels; `to` a vector for each plane.
     #[inline(always)]
     unsafe fn gradient<S: Simd, E: MapElement>(
         &self,
@@ -299,25 +318,41 @@ impl Tiles {
         to: Ptr,
         plane: usize,
     ) {
+        // SAFETY: passed on.
+        unsafe {
+            if lanes == S::LANES {
+                self.gradient_lanes::<S, E>(dy, n, at, c, S::LANES, to, plane);
+            } else {
+                self.gradient_lanes::<S, E>(dy, n, at, c, lanes, to, plane);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn gradient_lanes<S: Simd, E: MapElement>(
+        &self,
+        dy: Ptr<E>,
+        n: usize,
+        at: Place,
+        c: usize,
+        lanes: usize,
+        to: Ptr,
+        plane: usize,
+    ) {
+        let dy = dy.add(at.image * n + c).raw().cast_const();
+        let inside = Inside::<OUT>::new(at.y, at.x, self);
         // SAFETY: as above.
         unsafe {
             let mut half = [[S::zero(); IN]; OUT];
             for (i, half) in half.iter_mut().enumerate() {
                 let mut d = [S::zero(); OUT];
-                let x = at.x + i;
-                if x < self.w {
-                    for (j, d) in d.iter_mut().enumerate() {
-                        let y = at.y + j;
-                        if y < self.h {
-                            let from = dy.add((at.image + y * self.w + x) * n + c).raw();
-                            *d = load::<S, _>(from, lanes);
-                        }
-                    }
+                for (j, d) in d.iter_mut().enumerate() {
+                    *d = load::<S, _>(inside.pixel(dy, n, j, i), lanes);
                 }
                 *half = points::gradient::<S>(d);
             }
             for y in 0..IN {
-                let row = std::array::from_fn(|x| half[x][y]);
+                let row = column(&half, y);
                 for (x, v) in points::gradient::<S>(row).into_iter().enumerate() {
                     S::store(to.add((y * IN + x) * plane).raw(), v);
                 }
@@ -343,30 +378,105 @@ impl Tiles {
         n: usize,
         accumulate: bool,
     ) {
-        // SAFETY: products as promised; pixels inside the image only, `lanes` channels of them.
+        let to = y.add((at.image + at.y * self.w + at.x) * n + c);
+        let (rows, columns) = (OUT.min(self.h - at.y), OUT.min(self.w - at.x));
+        // SAFETY: passed on; the tile's pixels inside the image only.
         unsafe {
-            let mut half = [[S::zero(); OUT]; IN];
-            for (i, half) in half.iter_mut().enumerate() {
-                let mut m = [S::zero(); IN];
-                for (j, m) in m.iter_mut().enumerate() {
-                    *m = load::<S, _>(from.add((j * IN + i) * plane).raw(), lanes);
-                }
-                *half = points::output::<S>(m);
+            if lanes == S::LANES && rows == OUT && columns == OUT {
+                let to = (to, self.w * n, n);
+                output_pixels::<S, E>(from, plane, S::LANES, to, OUT, OUT, accumulate);
+            } else {
+                let to = (to, self.w * n, n);
+                output_pixels::<S, E>(from, plane, lanes, to, rows, columns, accumulate);
             }
-            for j in 0..OUT.min(self.h - at.y) {
-                let row = std::array::from_fn(|i| half[i][j]);
-                let row = points::output::<S>(row);
-                let to = y.add((at.image + (at.y + j) * self.w + at.x) * n + c);
-                for (i, v) in row.into_iter().enumerate().take(self.w - at.x) {
-                    let to = to.add(i * n).raw();
-                    let v = if accumulate {
-                        S::add(load::<S, _>(to, lanes), v)
-                    } else {
-                        v
-                    };
-                    store::<S, _>(to, v, lanes);
-                }
+        }
+    }
+}
+
+/// `to` is the first pixel, with the numbers to the next row and to the next pixel.
+#[inline(always)]
+unsafe fn output_pixels<S: Simd, E: MapElement>(
+    from: Ptr,
+    plane: usize,
+    lanes: usize,
+    to: (Ptr<E>, usize, usize),
+    rows: usize,
+    columns: usize,
+    accumulate: bool,
+) {
+    // SAFETY: products and pixels as promised, `lanes` channels of them.
+    unsafe {
+        let mut half = [[S::zero(); OUT]; IN];
+        for (i, half) in half.iter_mut().enumerate() {
+            let mut m = [S::zero(); IN];
+            for (j, m) in m.iter_mut().enumerate() {
+                *m = load::<S, _>(from.add((j * IN + i) * plane).raw(), lanes);
             }
+            *half = points::output::<S>(m);
+        }
+        for j in 0..rows {
+            let row = points::output::<S>(column(&half, j));
+            for (i, v) in row.into_iter().enumerate().take(columns) {
+                let to = to.0.add(j * to.1 + i * to.2).raw();
+                let v = if accumulate {
+                    S::add(load::<S, _>(to, lanes), v)
+                } else {
+                    v
+                };
+                store::<S, _>(to, v, lanes);
+            }
+        }
+    }
+}
+
+/// Element `i` of each.
+#[inline(always)]
+fn column<V: Copy, const N: usize, const M: usize>(half: &[[V; N]; M], i: usize) -> [V; M] {
+    let mut column = [half[0][i]; M];
+    for (to, row) in column.iter_mut().zip(half) {
+        *to = row[i];
+    }
+    column
+}
+
+/// A vector of zeros of any type of map.
+static ZEROS: [f32; 16] = [0.0; 16];
+
+/// Which rows and columns of N x N pixels lie inside an image, and where.
+struct Inside<const N: usize> {
+    rows: [(usize, bool); N],
+    columns: [(usize, bool); N],
+}
+
+impl<const N: usize> Inside<N> {
+    /// Of the pixels from row y and column x on, which may wrap below 0.
+    #[inline(always)]
+    fn new(y: usize, x: usize, tiles: &Tiles) -> Self {
+        let (mut rows, mut columns) = ([(0, false); N], [(0, false); N]);
+        for i in 0..N {
+            let (y, x) = (y.wrapping_add(i), x.wrapping_add(i));
+            rows[i] = (y.wrapping_mul(tiles.w), y < tiles.h);
+            columns[i] = (x, x < tiles.w);
+        }
+        Inside { rows, columns }
+    }
+
+    /// Where a pixel of `channels` lies from the image's first number on, or zeros: an address is
+    /// chosen, so that nothing branches.
+    #[inline(always)]
+    fn pixel<E: MapElement>(
+        &self,
+        image: *const E,
+        channels: usize,
+        j: usize,
+        i: usize,
+    ) -> *const E {
+        let ((row, above), (column, beside)) = (self.rows[j], self.columns[i]);
+        let at = image.wrapping_add(row.wrapping_add(column).wrapping_mul(channels));
+        if above & beside {
+            at
+        } else {
+            ZEROS.as_ptr().cast()
         }
     }
 }

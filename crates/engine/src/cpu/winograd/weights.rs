@@ -19,6 +19,8 @@ const STAGE_TILES: usize = 192;
 /// Segments of the batch, where sums of [`SEGMENT_NUMBERS`] at most are kept for each.
 const SEGMENTS: usize = 16;
 const SEGMENT_NUMBERS: usize = 192 * 1024;
+/// Tiles that a segment must have at least.
+const SEGMENT_TILES: usize = 96;
 /// Tile rows that a task of a wide layer transforms.
 const TASK_TILES: usize = 16;
 
@@ -91,14 +93,17 @@ impl Winograd {
         PLANES * self.k * self.n.next_multiple_of(self.width())
     }
 
-    fn is_narrow(&self) -> bool {
-        PLANES * self.k * self.n <= SEGMENT_NUMBERS
+    /// Whether segments pay: their sums are small, and there are tiles enough for each.
+    fn is_narrow(&self, count: usize) -> bool {
+        let tiles = count * self.tiles.rows() * self.tiles.across();
+        PLANES * self.k * self.n <= SEGMENT_NUMBERS && tiles >= SEGMENTS * SEGMENT_TILES
     }
 
     /// Tile rows of the batch, in segments with sums of their own.
     fn segments(&self, count: usize) -> Parts {
-        let segments = if self.is_narrow() { SEGMENTS } else { 1 };
-        Parts::exactly(count * self.tiles.rows(), segments)
+        let rows = count * self.tiles.rows();
+        let segments = if self.is_narrow(count) { SEGMENTS } else { 1 };
+        Parts::exactly(rows, segments)
     }
 
     /// Tile rows that are transformed before they are multiplied.
@@ -128,7 +133,7 @@ impl Winograd {
 
     /// Numbers of its own that each thread needs for the weight gradient.
     pub(super) fn weights_scratch(&self, count: usize) -> usize {
-        if self.is_narrow() {
+        if self.is_narrow(count) {
             self.gradient_stage(count)
         } else {
             0
@@ -138,7 +143,7 @@ impl Winograd {
     /// Numbers that [`Winograd::weight_gradient`] needs beside its arguments.
     pub fn gradient_workspace(&self, count: usize) -> usize {
         let sums = self.segments(count).count() * self.sums_len();
-        if self.is_narrow() {
+        if self.is_narrow(count) {
             sums
         } else {
             sums + self.gradient_stage(count)
@@ -174,7 +179,7 @@ impl Winograd {
                 first,
             }
         };
-        if self.is_narrow() {
+        if self.is_narrow(count) {
             parallel(segments.count(), |i| {
                 let rows = segments.range(i);
                 let planes = scratch(self.gradient_stage(count));
