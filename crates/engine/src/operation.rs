@@ -7,8 +7,9 @@ use npid_network::graph::Shape;
 /// One operation of the programs that ran.
 ///
 /// Work is counted as the field counts it, whatever a kernel does in fact: `flops` as in the plain
-/// formula (a convolution's products and sums; Winograd's kernels need fewer), `bytes` with every
-/// map, weight and row that takes part read or written once.
+/// formula (a convolution's products and sums, those with the padding too: kernels that leave these
+/// out, and Winograd's, need fewer), `bytes` with every map, weight and row that takes part read or
+/// written once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operation {
     /// What it does.
@@ -16,9 +17,10 @@ pub struct Operation {
     /// The layer, by the name of its node in the network; `memory bank` or `parameters` for what
     /// belongs to none.
     pub layer: String,
-    /// Height and width of the kernel, and stride, of convolutions and max pools.
+    /// Height and width of the kernel, and stride, of convolutions and max pools and their
+    /// gradients.
     pub window: Option<(usize, usize)>,
-    /// One image's map that the layer's forward pass reads.
+    /// One image's map that the forward pass of this operation reads.
     pub input: Shape,
     /// One image's map that it writes.
     pub output: Shape,

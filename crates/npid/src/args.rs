@@ -320,6 +320,19 @@ pub enum Bench {
     Step(Step),
     /// The memory bank's part of a step alone: loss, feature gradient, update.
     Bank(BankArgs),
+    /// A training step operation by operation, beside what the machine can do at most.
+    Ops(Ops),
+}
+
+/// Flags of `npid bench ops`.
+#[derive(Debug, Args)]
+pub struct Ops {
+    /// Only operations with this in their name, their layers' names or their shape, such as
+    /// gradient, layer2.0, or 3x3/2
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    #[command(flatten)]
+    pub step: Step,
 }
 
 /// Flags of `npid bench bank`.

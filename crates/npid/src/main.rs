@@ -76,5 +76,6 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),
         Command::Bench(Bench::Bank(args)) => bench::bank(&args),
+        Command::Bench(Bench::Ops(args)) => bench::ops(&args),
     }
 }

@@ -89,7 +89,6 @@ impl Cpu {
             Work::MaxPool(x, _) | Work::Average(x) | Work::L2Norm(x) => (step.out, shape(*x)),
         };
         let (read, written) = (map(input), map(output));
-        let parameter = |len: u64| 4 * len;
         // Maps passed over by what isn't a product, in numbers.
         let passed = match (&step.work, operation.what) {
             (Work::Input, _) => {
@@ -109,20 +108,22 @@ impl Cpu {
             _ => read + written,
         };
         operation.bytes += number * passed;
+        let product = matches!(
+            operation.what,
+            What::Convolution | What::WeightGradient | What::DataGradient
+        );
+        operation.input = input;
         match &step.work {
             Work::Fused(Fused {
                 conv: Some(conv), ..
-            }) => {
+            }) if product => {
                 operation.window = Some((conv.kernel, conv.stride));
                 let weights = conv.kernel * conv.kernel * conv.in_channels * conv.out_channels;
-                if let What::Convolution | What::WeightGradient | What::DataGradient =
-                    operation.what
-                {
-                    let products = (operation.count * output.pixels()) as u64 * weights as u64;
-                    operation.flops = 2 * products;
-                    operation.bytes += parameter(weights as u64);
-                }
+                let products = (operation.count * output.pixels()) as u64 * weights as u64;
+                operation.flops = 2 * products;
+                operation.bytes += 4 * weights as u64;
             }
+            Work::Fused(_) => operation.input = output,
             Work::MaxPool(_, window) => {
                 operation.window = Some((window.kernel, window.stride));
                 operation.bytes += written; // the winner of each
@@ -130,7 +131,7 @@ impl Cpu {
             _ => {}
         }
         operation.layer = self.description.network.node(name).name.clone();
-        (operation.input, operation.output) = (input, output);
+        operation.output = output;
         operation
     }
 

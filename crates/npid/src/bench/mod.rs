@@ -1,9 +1,11 @@
 //! `npid bench`: timings with the keys of the scripts that time PyTorch on the same work.
 
 mod bank;
+mod ops;
 mod step;
 
 pub use bank::bank;
+pub use ops::ops;
 pub use step::step;
 
 /// The middle of `times`, which are sorted.

@@ -16,7 +16,7 @@ use crate::args::{StemArg, Step};
 use crate::engine::{engine, threads};
 
 /// Prepared batches that take turns.
-const BATCHES: u64 = 3;
+pub(super) const BATCHES: u64 = 3;
 const LR: f32 = 0.03;
 
 /// Times training steps (or forward passes) on random images and prints the result.
@@ -35,11 +35,7 @@ pub fn step(args: &Step) -> Result<(), Error> {
     }
     let batches: Vec<Batch> = (0..BATCHES).map(|i| Batch::random(args, i)).collect();
 
-    let mut work = Work {
-        occurrences: vec![0; args.batch],
-        features: [Vec::new()],
-        loss: None,
-    };
+    let mut work = Work::new(args);
     let mut times = Vec::with_capacity(args.steps);
     for k in 0..args.warmup + args.steps {
         let batch = &batches[k % batches.len()];
@@ -121,7 +117,7 @@ pub fn step(args: &Step) -> Result<(), Error> {
 }
 
 /// ResNet, one linear layer, exact softmax at τ 0.1 over the bank, SGD 0.9 with decay 5e-4.
-fn describe(args: &Step) -> Result<Description, Error> {
+pub(super) fn describe(args: &Step) -> Result<Description, Error> {
     let mut network = Network::new();
     let x = network.input(&[0.5; 3], &[0.25; 3])?;
     let stem = match args.stem {
@@ -166,7 +162,7 @@ fn describe(args: &Step) -> Result<Description, Error> {
 }
 
 /// Random unit rows.
-fn fill_bank(engine: &mut dyn Engine, args: &Step) -> Result<(), Error> {
+pub(super) fn fill_bank(engine: &mut dyn Engine, args: &Step) -> Result<(), Error> {
     let rows: Vec<f32> = (0..args.bank as u64)
         .flat_map(|row| npid_network::init::random_row(row, args.dim, 0))
         .collect();
@@ -174,13 +170,13 @@ fn fill_bank(engine: &mut dyn Engine, args: &Step) -> Result<(), Error> {
 }
 
 /// Images and the rows they belong to.
-struct Batch {
+pub(super) struct Batch {
     pixels: Vec<u8>,
     rows: Vec<u64>,
 }
 
 impl Batch {
-    fn random(args: &Step, index: u64) -> Self {
+    pub(super) fn random(args: &Step, index: u64) -> Self {
         let mut stream = Stream::new(0, Purpose::Bench, 0, index, 0);
         let bytes = args.batch * args.size * args.size * 3;
         let mut pixels = Vec::with_capacity(bytes);
@@ -196,14 +192,23 @@ impl Batch {
 }
 
 /// What a step needs and leaves.
-struct Work {
+pub(super) struct Work {
     occurrences: Vec<u32>,
     features: [Vec<f32>; 1],
     loss: Option<f32>,
 }
 
 impl Work {
-    fn run(
+    pub(super) fn new(args: &Step) -> Self {
+        Work {
+            occurrences: vec![0; args.batch],
+            features: [Vec::new()],
+            loss: None,
+        }
+    }
+
+    /// One step, or forward pass.
+    pub(super) fn run(
         &mut self,
         engine: &mut dyn Engine,
         args: &Step,

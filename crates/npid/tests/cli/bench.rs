@@ -108,3 +108,72 @@ fn the_banks_loss_and_gradient_are_the_reference_engines() {
         }
     }
 }
+
+#[test]
+fn operations_are_told_beside_the_machine_s_peaks() {
+    let s = Scratch::new();
+    let flags = "bench ops --depth 18 --width 4 --batch 4 --size 16 --bank 64 --dim 16 --threads 1 \
+                 --steps 2 --warmup 1";
+    let output = s.npid(&format!("{flags} --json")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = (text.lines())
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let positive = |line: &Value, key: &str| line[key].as_f64().is_some_and(|v| v > 0.0);
+    let (first, last) = (&lines[0], &lines[lines.len() - 1]);
+    assert_eq!(
+        (&first["what"], &last["what"]),
+        (&"peaks".into(), &"step".into())
+    );
+    for key in ["gflop_per_s", "read_gb_per_s", "copy_gb_per_s"] {
+        assert!(positive(first, key), "{first}");
+    }
+    let of = |what: &str| -> Vec<&Value> { lines.iter().filter(|l| l["what"] == what).collect() };
+    let count = |what: &str| -> u64 { of(what).iter().map(|l| l["n"].as_u64().unwrap()).sum() };
+    // 17 of 3x3, 3 of 1x1 and the linear layer; the stem's input has no gradient.
+    let counts = [
+        "convolution",
+        "weight gradient",
+        "data gradient",
+        "head",
+        "optimiser",
+    ]
+    .map(count);
+    assert_eq!(counts, [21, 21, 20, 1, 1]);
+    assert_eq!(
+        (count("batch norm"), count("batch norm gradient")),
+        (20, 20)
+    );
+    for line in of("convolution") {
+        for key in [
+            "flops",
+            "gflop_per_s",
+            "peak_percent",
+            "gb_per_s",
+            "step_percent",
+        ] {
+            assert!(positive(line, key), "{key}: {line}");
+        }
+    }
+    let head = of("head")[0];
+    assert_eq!(head["flops"], 4 * 4 * 64 * 16);
+
+    let output = s
+        .npid(&format!("{flags} --eval --filter layer2"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("measured peaks: ") && text.contains("3x3/2  4 -> 8, 8x8"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("pooling") && !text.contains("gradient"),
+        "{text}"
+    );
+    s.refuses(
+        &format!("{flags} --filter layer9"),
+        &["--filter layer9", "weight gradient"],
+    );
+    s.refuses(&format!("{flags} --device reference"), &["--device", "cpu"]);
+}
