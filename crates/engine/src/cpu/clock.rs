@@ -78,9 +78,9 @@ impl Cpu {
     }
 
     fn of_step(&self, step: usize, mut operation: Operation) -> Operation {
+        let number = self.program.dtype(step).bytes() as u64;
         let step = &self.program.steps[step];
         let shape = |node: NodeId| self.program.shapes[node.0];
-        let number = self.number_bytes();
         let map = |shape: Shape| (operation.count * shape.len()) as u64;
         let output = shape(step.out);
         let (name, input) = match &step.work {
@@ -180,14 +180,6 @@ impl Cpu {
             operation.bytes = rows * row + 2 * count * 4 * dim;
         }
         operation
-    }
-
-    /// Bytes of a number in a map.
-    fn number_bytes(&self) -> u64 {
-        match crate::Engine::info(self).dtype {
-            "bf16" => 2,
-            _ => 4,
-        }
     }
 
     /// The node that a fused step begins with: its convolution if it has one.

@@ -3,7 +3,6 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use super::Options;
 use super::memory::{Buffer, Ptr};
 use super::simd::{Isa, Kernel, Simd};
 use super::threads::{Parts, Threads, parallel};
@@ -32,14 +31,16 @@ const ROUNDS: usize = 4_000_000;
 const ACCUMULATORS: usize = 12;
 
 impl Peaks {
-    /// Measures, in about two seconds and 512 MB.
+    /// Measures with `threads` threads (0: one a core), in about two seconds and 512 MB.
     ///
     /// # Errors
     /// If the threads or the memory can't be had, or the machine hasn't the instruction set.
-    pub fn measure(options: Options) -> Result<Self, Error> {
-        if !Isa::available().contains(&options.isa) {
-            let name = options.isa.name();
-            return Err(Error::Argument(format!("this machine has no {name}")));
+    pub fn measure(isa: Isa, threads: usize) -> Result<Self, Error> {
+        if !Isa::available().contains(&isa) {
+            return Err(Error::Argument(format!(
+                "this machine has no {}",
+                isa.name()
+            )));
         }
         if !Buffer::possible(2 * NUMBERS as u128) {
             return Err(Error::Argument(format!(
@@ -47,8 +48,8 @@ impl Peaks {
                 2 * NUMBERS * 4 / 1_000_000
             )));
         }
-        let threads = Threads::new(options.threads)?;
-        let (isa, n) = (options.isa, threads.count());
+        let threads = Threads::new(threads)?;
+        let n = threads.count();
         let flops = 2 * ROUNDS * ACCUMULATORS * isa.lanes() * n;
         let gflop_per_s = best(&threads, flops, || {
             parallel(n, |_| {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use npid_engine::cpu::{Isa, Options, Peaks};
+use npid_engine::cpu::{Isa, Peaks};
 use npid_engine::{Operation, Sizes, What};
 use npid_learn::Error;
 use npid_network::graph::Shape;
@@ -63,12 +63,10 @@ pub fn ops(args: &Ops) -> Result<(), Error> {
             "--device reference: this engine doesn't tell what its operations take; cpu does",
         ));
     }
-    let options = Options {
-        threads: threads(&step.machine),
-        isa: Isa::detect().map_err(|error| Error::input(error.to_string()))?,
-    };
+    let isa = Isa::detect().map_err(|error| Error::input(error.to_string()))?;
+    let threads = threads(&step.machine);
     let description = describe(step)?;
-    let peaks = Peaks::measure(options)?;
+    let peaks = Peaks::measure(isa, threads)?;
     let sizes = Sizes {
         batch: step.batch,
         height: step.size,
@@ -97,8 +95,8 @@ pub fn ops(args: &Ops) -> Result<(), Error> {
     }
     let table = Table {
         args,
-        isa: options.isa.name(),
-        threads: options.threads,
+        isa: isa.name(),
+        threads,
         dtype: engine.info().dtype,
         peaks,
         step: median(&mut whole),
