@@ -52,6 +52,19 @@ pub trait Element: Copy + Send + Sync + 'static {
     /// # Safety
     /// As [`Simd::load`].
     unsafe fn load<S: Simd>(p: *const Self) -> S::V;
+    /// Twice LANES numbers times `one`, rounded to 16-bit integers where all of them fit, and the
+    /// numbers themselves in whatever order.
+    ///
+    /// # Safety
+    /// As [`Simd::load`].
+    #[inline(always)]
+    unsafe fn load_fixed<S: Simd>(p: *const Self, one: S::V) -> (S::I, [S::V; 2]) {
+        // SAFETY: the caller vouches for twice LANES numbers.
+        unsafe {
+            let (a, b) = (Self::load::<S>(p), Self::load::<S>(p.add(S::LANES)));
+            (S::to_short(S::mul(a, one), S::mul(b, one)), [a, b])
+        }
+    }
     /// The first `n` <= LANES numbers, the other lanes 0.
     ///
     /// # Safety
@@ -146,6 +159,16 @@ impl Element for bf16 {
     unsafe fn load<S: Simd>(p: *const Self) -> S::V {
         // SAFETY: the caller's promise.
         unsafe { S::load_bf16(p) }
+    }
+    // Numbers at even and odd places are had without moving any from its place.
+    #[inline(always)]
+    unsafe fn load_fixed<S: Simd>(p: *const Self, one: S::V) -> (S::I, [S::V; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (even, odd) = S::load_bf16_pairs(p);
+            let integers = S::to_pairs(S::mul(even, one), S::mul(odd, one));
+            (integers, [even, odd])
+        }
     }
 }
 

@@ -68,6 +68,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn load_bf16(p: *const bf16) -> Self::V;
     /// LANES numbers, rounded to bf16: to the nearest, ties to even; NaN for NaN.
     unsafe fn store_bf16(p: *mut bf16, v: Self::V);
+    /// Twice LANES numbers of bf16, widened: those at even places, and those at odd ones.
+    unsafe fn load_bf16_pairs(p: *const bf16) -> (Self::V, Self::V);
     /// LANES numbers of f16, widened.
     unsafe fn load_f16(p: *const f16) -> Self::V;
     /// Asks for a cache line.
@@ -171,6 +173,26 @@ pub trait Simd: Copy + 'static {
                 p = Self::fma(p, square, Self::splat(c));
             }
             Self::mul(p, u)
+        }
+    }
+
+    /// 2^x within 4 parts in a million, 1 for 0, for x from -126 (what is below is taken for it) to
+    /// 127; NaN for NaN.
+    ///
+    /// x = n + r with |r| <= 1/2, and 2^r by the polynomial of degree 4 with 1 for 0 whose largest
+    /// relative error there is least (2.8e-6).
+    #[inline(always)]
+    unsafe fn exp2(x: Self::V) -> Self::V {
+        // SAFETY: as the caller's.
+        unsafe {
+            let x = Self::max(Self::splat(-126.0), x);
+            let n = Self::round(x);
+            let r = Self::sub(x, n);
+            let mut p = Self::splat(0.009_582_853);
+            for c in [0.055_906_426, 0.240_240_99, 0.693_124_2, 1.0] {
+                p = Self::fma(p, r, Self::splat(c));
+            }
+            Self::mul(p, Self::exp2_integer(n))
         }
     }
 

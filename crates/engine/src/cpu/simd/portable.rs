@@ -140,6 +140,13 @@ impl Simd for Portable {
         unsafe { p.cast::<[bf16; 4]>().write_unaligned(v.map(bf16::narrow)) }
     }
     #[inline(always)]
+    unsafe fn load_bf16_pairs(p: *const bf16) -> (Self::V, Self::V) {
+        // SAFETY: the caller vouches for 8 numbers.
+        let x = unsafe { p.cast::<[bf16; 8]>().read_unaligned() };
+        let x = x.map(|x| f32::from_bits(u32::from(x.to_bits()) << 16));
+        ([x[0], x[2], x[4], x[6]], [x[1], x[3], x[5], x[7]])
+    }
+    #[inline(always)]
     unsafe fn load_f16(p: *const f16) -> Self::V {
         // SAFETY: the caller vouches for 4 numbers.
         let x = unsafe { p.cast::<[f16; 4]>().read_unaligned() };

@@ -125,6 +125,16 @@ impl Simd for Avx2 {
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
         }
     }
+    // The upper half of 32 bits is a number as it stands, but for what is below it.
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(p: *const bf16) -> (__m256, __m256) {
+        unsafe {
+            let both = _mm256_loadu_si256(p.cast());
+            let even = _mm256_slli_epi32::<16>(both);
+            let odd = _mm256_and_si256(both, _mm256_set1_epi32(0xFFFF_0000_u32 as i32));
+            (_mm256_castsi256_ps(even), _mm256_castsi256_ps(odd))
+        }
+    }
     #[inline(always)]
     unsafe fn store_bf16(p: *mut bf16, v: __m256) {
         unsafe {
@@ -337,6 +347,16 @@ impl Simd for Avx512 {
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    // The upper half of 32 bits is a number as it stands, but for what is below it.
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(p: *const bf16) -> (__m512, __m512) {
+        unsafe {
+            let both = _mm512_loadu_si512(p.cast());
+            let even = _mm512_slli_epi32::<16>(both);
+            let odd = _mm512_and_si512(both, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+            (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd))
         }
     }
     #[inline(always)]

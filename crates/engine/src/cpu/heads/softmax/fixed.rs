@@ -11,11 +11,14 @@
 
 use super::super::super::element::Element;
 use super::super::super::simd::Simd;
-use super::super::super::tile::{by_rows, put, split_rows};
+use super::super::super::tile::{by_rows, split_rows};
 use super::super::ROW;
-use super::{BLOCK_ROWS, Block, Segment, width};
+use super::{Block, Segment, width};
 use crate::cpu::memory::Ptr;
 
+/// Rows of a block: 24 KB of integers at D = 128, twice, and long enough for the sums of a tile to
+/// be worth their way to f32.
+pub(super) const BLOCK_ROWS: usize = 96;
 /// 1 in a row.
 const ROW_ONE: f32 = 16384.0;
 /// 1 in a feature. Σ over D is at most 1.005 · 32000 · 1.97 · 16384, which is below 2^31.
@@ -23,20 +26,22 @@ const FEATURE_ONE: f32 = 32000.0;
 /// Squares of the lengths that are taken, of features and of rows.
 const LONGEST_FEATURE: f32 = 1.01;
 const LONGEST_ROW: f32 = 3.9;
-/// The largest weight.
-const WEIGHT_ONE: f32 = 32767.0;
+/// The largest weight, with room for what [`Simd::exp2`] is off.
+const WEIGHT_ONE: f32 = 32767.0 - 0.5;
 /// The largest sum of weights: times 1.97 · 16384, the most a number of a row can be, and with what
 /// rounding adds, it is below 2^31.
 const WEIGHT_SUM: f32 = 65_000.0;
 
-/// Pairs in a row or feature of D numbers.
-pub(super) const fn pairs(dim: usize) -> usize {
-    dim.div_ceil(2)
-}
+/// Rows or images of a register tile. Four by two vectors leave registers for products that wait to
+/// be added, and 16 images and 64 rows come out even.
+const TILE: usize = 4;
+/// Steps of a product that are written out; what is multiplied is filled up with zeros to that.
+const STEPS: usize = 4;
 
-/// Integers from one row to the next: whole vectors.
-fn stride<S: Simd>(dim: usize) -> usize {
-    dim.next_multiple_of(2 * S::LANES)
+/// Pairs in a row or feature of D numbers, filled up to whole vectors of 16-bit integers: `width`
+/// is their length, which is also that of a panel.
+pub(super) const fn pairs(dim: usize, width: usize) -> usize {
+    dim.next_multiple_of(width) / 2
 }
 
 /// Features as panels of `width` images, [panel][pairs of D][width][2].
@@ -67,7 +72,7 @@ impl<'a> Features<'a> {
         // SAFETY: as many bytes, less strictly aligned; any bits are integers.
         let integers = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), len) };
         for (image, f) in features.chunks_exact(dim).enumerate() {
-            let panel = &mut integers[image / width * width * pairs(dim) * 2..];
+            let panel = &mut integers[image / width * width * pairs(dim, width) * 2..];
             for (d, x) in f.iter().enumerate() {
                 let at = (d / 2 * width + image % width) * 2 + d % 2;
                 panel[at] = (x * FEATURE_ONE).round_ties_even() as i16;
@@ -80,9 +85,9 @@ impl<'a> Features<'a> {
 
 /// A block's rows as integers, and its weights.
 pub(super) struct Integers {
-    /// Rows as they lie.
+    /// Rows as they lie, filled up with zeros to whole vectors.
     rows: Vec<i16>,
-    /// Two rows in turn, for each vector of both the halves of [`Simd::interleave`].
+    /// [vector of a row][pair of rows][half of `Simd::interleave`]: for a vector's numbers all rows.
     pairs: Vec<i16>,
     /// [pair of rows][image of the panel][2]
     weights: Vec<i16>,
@@ -92,17 +97,17 @@ pub(super) struct Integers {
 
 impl Integers {
     pub(super) fn new<S: Simd>(dim: usize) -> Self {
-        let numbers = BLOCK_ROWS * stride::<S>(dim);
+        let width = width::<S>();
+        let numbers = BLOCK_ROWS * dim.next_multiple_of(width);
         Integers {
             rows: vec![0; numbers],
             pairs: vec![0; numbers],
-            weights: vec![0; BLOCK_ROWS * width::<S>()],
+            weights: vec![0; BLOCK_ROWS * width],
             factors: [0.0; 32],
         }
     }
 
-    /// Takes a block of rows; false if one doesn't fit integers. Rows of the next block are asked
-    /// for on the way.
+    /// Takes a block of rows; false if one doesn't fit integers.
     ///
     /// # Safety
     /// The instruction set must be available; the block must hold its n rows of D numbers.
@@ -112,39 +117,35 @@ impl Integers {
         block: &Block<'_, E>,
         dim: usize,
     ) -> bool {
-        let (stride, both) = (stride::<S>(dim), 2 * S::LANES);
+        let width = width::<S>();
+        let stride = dim.next_multiple_of(width);
+        let whole = dim - dim % width;
         // SAFETY: n rows of D numbers, and room for as many of `stride`.
         unsafe {
             let one = S::splat(ROW_ONE);
             let (mut most, mut sum) = (S::zero(), S::zero());
             for j in (0..block.n).step_by(2) {
-                let two = block.n - j > 1;
-                block.ask::<S>(j, 2, dim);
                 let a = block.rows.as_ptr().add(j * dim);
-                let b = if two { a.add(dim) } else { a };
-                let mut squares = [S::zero(); 4];
-                for d in (0..dim).step_by(both) {
-                    let left = dim - d;
-                    let [a0, a1] = two_vectors::<S, E>(a.add(d), left);
-                    let [b0, b1] = two_vectors::<S, E>(b.add(d), left);
-                    for (square, x) in squares.iter_mut().zip([a0, a1, b0, b1]) {
-                        *square = S::fma(x, x, *square);
-                    }
-                    let a = S::to_short(S::mul(a0, one), S::mul(a1, one));
-                    let b = if two {
-                        S::to_short(S::mul(b0, one), S::mul(b1, one))
-                    } else {
-                        S::zero_integers()
-                    };
-                    let to = self.rows.as_mut_ptr().add(j * stride + d);
-                    S::store_integers(to, a);
-                    S::store_integers(to.add(stride), b);
-                    let (low, high) = S::interleave(a, b);
-                    let to = self.pairs.as_mut_ptr().add(j * stride + 2 * d);
-                    S::store_integers(to, low);
-                    S::store_integers(to.add(both), high);
+                // The last row of an odd number stands for the next as well, which weighs nothing.
+                let b = if block.n - j > 1 { a.add(dim) } else { a };
+                let mut to = Taken::<S> {
+                    row: self.rows.as_mut_ptr().add(j * stride),
+                    pair: self.pairs.as_mut_ptr().add(j * width),
+                    squares: [S::zero(); 4],
+                };
+                for d in (0..whole).step_by(width) {
+                    to.put::<E>(a.add(d), b.add(d), d, stride, one);
                 }
-                let [a0, a1, b0, b1] = squares;
+                if whole < dim {
+                    let mut rest = [[E::narrow(0.0); 32]; 2];
+                    for i in whole..dim {
+                        rest[0][i - whole] = *a.add(i);
+                        rest[1][i - whole] = *b.add(i);
+                    }
+                    let [a, b] = &rest;
+                    to.put::<E>(a.as_ptr(), b.as_ptr(), whole, stride, one);
+                }
+                let [a0, a1, b0, b1] = to.squares;
                 let (a, b) = (S::add(a0, a1), S::add(b0, b1));
                 most = S::max(most, S::max(a, b));
                 sum = S::add(sum, S::add(a, b));
@@ -155,148 +156,240 @@ impl Integers {
         }
     }
 
-    /// Rounds the weights of the block's n rows for a panel's images.
+    /// Turns a panel's weights of the block's n rows, of which `most` is the largest and `sum` the
+    /// sum of each image, into integers.
     ///
     /// # Safety
-    /// The instruction set must be available; `weights` must hold n rows of two vectors, above 0.
+    /// The instruction set must be available; `weights` must hold n rows of two vectors, above 0,
+    /// `most` and `sum` two vectors.
     #[inline(always)]
-    unsafe fn round_weights<S: Simd>(&mut self, weights: &[f32], n: usize) {
+    unsafe fn round_weights<S: Simd>(
+        &mut self,
+        weights: &[f32],
+        n: usize,
+        most: &[f32],
+        sum: &[f32],
+    ) {
         let width = width::<S>();
         for v in (0..width).step_by(S::LANES) {
             // SAFETY: the caller's promise.
             unsafe {
-                let (mut most, mut sum) = (S::zero(), S::zero());
-                for row in weights[..n * width].chunks_exact(width) {
-                    let e = S::load(row.as_ptr().add(v));
-                    most = S::max(most, e);
-                    sum = S::add(sum, e);
-                }
-                let by_most = S::div(S::splat(WEIGHT_ONE), most);
-                let by_sum = S::div(S::splat(WEIGHT_SUM), sum);
+                let by_most = S::div(S::splat(WEIGHT_ONE), S::load(most.as_ptr().add(v)));
+                let by_sum = S::div(S::splat(WEIGHT_SUM), S::load(sum.as_ptr().add(v)));
                 // Where all weights are as good as 0 the scale would be infinite.
                 let scale = S::min(S::splat(1e30), S::min(by_most, by_sum));
                 let factor = S::div(S::splat(1.0 / ROW_ONE), scale);
                 S::store(self.factors.as_mut_ptr().add(v), factor);
-                for j in (0..n).step_by(2) {
-                    let a = S::load(weights.as_ptr().add(j * width + v));
-                    let b = if n - j > 1 {
-                        S::load(weights.as_ptr().add((j + 1) * width + v))
-                    } else {
-                        S::zero()
-                    };
-                    let pair = S::to_pairs(S::mul(a, scale), S::mul(b, scale));
-                    let to = self.weights.as_mut_ptr().add(j * width + 2 * v);
-                    S::store_integers(to, pair);
+                let mut from = weights.as_ptr().add(v);
+                let mut to = self.weights.as_mut_ptr().add(2 * v);
+                for _ in 0..n / 2 {
+                    let (a, b) = (S::load(from), S::load(from.add(width)));
+                    S::store_integers(to, S::to_pairs(S::mul(a, scale), S::mul(b, scale)));
+                    from = from.wrapping_add(2 * width);
+                    to = to.wrapping_add(2 * width);
+                }
+                if !n.is_multiple_of(2) {
+                    let a = S::load(from);
+                    S::store_integers(to, S::to_pairs(S::mul(a, scale), S::zero()));
+                    to = to.wrapping_add(2 * width);
+                }
+                for _ in n.div_ceil(2)..n.next_multiple_of(2 * STEPS) / 2 {
+                    S::store_integers(to, S::zero_integers());
+                    to = to.wrapping_add(2 * width);
                 }
             }
         }
     }
 }
 
-/// The next `n` numbers as two vectors, zeros beyond.
-#[inline(always)]
-unsafe fn two_vectors<S: Simd, E: Element>(p: *const E, n: usize) -> [S::V; 2] {
-    // SAFETY: the caller vouches for n numbers and the instruction set.
-    unsafe {
-        if n >= 2 * S::LANES {
-            return [E::load::<S>(p), E::load::<S>(p.add(S::LANES))];
+/// Where two rows go.
+struct Taken<S: Simd> {
+    row: *mut i16,
+    pair: *mut i16,
+    /// Squares of numbers of the first row and of the second.
+    squares: [S::V; 4],
+}
+
+impl<S: Simd> Taken<S> {
+    /// Takes a vector's numbers of both rows from `d` on.
+    ///
+    /// # Safety
+    /// The instruction set must be available, a vector's numbers at `a` and `b`, and room for
+    /// `stride` numbers of each row.
+    #[inline(always)]
+    unsafe fn put<E: Element>(
+        &mut self,
+        a: *const E,
+        b: *const E,
+        d: usize,
+        stride: usize,
+        one: S::V,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (a, [a0, a1]) = E::load_fixed::<S>(a, one);
+            let (b, [b0, b1]) = E::load_fixed::<S>(b, one);
+            for (square, x) in self.squares.iter_mut().zip([a0, a1, b0, b1]) {
+                *square = S::fma(x, x, *square);
+            }
+            S::store_integers(self.row.add(d), a);
+            S::store_integers(self.row.add(stride + d), b);
+            let (low, high) = S::interleave(a, b);
+            let pair = self.pair.add(d * BLOCK_ROWS);
+            S::store_integers(pair, low);
+            S::store_integers(pair.add(width::<S>()), high);
         }
-        let first = E::load_first::<S>(p, n.min(S::LANES));
-        let second = n.saturating_sub(S::LANES);
-        [first, E::load_first::<S>(p.wrapping_add(S::LANES), second)]
     }
 }
 
 impl Segment {
-    /// Takes a block of n rows in that [`Integers::take`] has taken.
+    /// Takes a block in whose rows [`Integers::take`] has taken. Rows of the next are asked for on
+    /// the way.
     ///
     /// # Safety
     /// The instruction set must be available; `features` must hold this segment's images.
     #[inline(always)]
-    pub(super) unsafe fn fixed<S: Simd>(
+    pub(super) unsafe fn fixed<S: Simd, E: Element>(
         &mut self,
         integers: &mut Integers,
-        n: usize,
-        excluded: Option<&[bool]>,
+        block: &Block<'_, E>,
         features: Features<'_>,
     ) {
-        let (dim, width) = (self.dim, width::<S>());
-        let (stride, pairs) = (stride::<S>(dim), pairs(dim));
+        let (dim, width, n) = (self.dim, width::<S>(), block.n);
+        let pairs = pairs(dim, width);
         for panel in 0..self.count.div_ceil(width) {
             let panel_features = features.integers[panel * width * pairs * 2..].as_ptr();
-            // SAFETY: n rows of `stride` integers, a panel of D x width, this segment's own sums.
+            // SAFETY: n rows of whole vectors, a panel of as many x width, this segment's own sums.
             unsafe {
-                for (row, rows) in split_rows(n, S::ROWS) {
-                    let a = integers.rows[row * stride..].as_ptr();
+                for (row, rows) in split_rows(n, TILE) {
+                    if panel == 0 {
+                        block.ask::<S>(row, rows, dim);
+                    }
+                    let a = integers.rows[row * pairs * 2..].as_ptr();
                     let to = &mut self.weights[row * width..];
-                    by_rows!(
-                        S,
-                        rows,
-                        2,
-                        logit_tile(a, stride, panel_features, pairs, features.scale, to)
-                    );
+                    by_rows!(S, rows, 2, logit_tile(a, panel_features, pairs, to));
                 }
-                self.weigh::<S>(panel, n, excluded);
-                integers.round_weights::<S>(&self.weights, n);
+                self.weigh_fixed::<S>(integers, panel, n, block.excluded, features.scale);
                 let first = self.to.add(panel * width * self.stride + ROW);
                 let images = width.min(self.count - panel * width);
-                for (image, images) in split_rows(images, S::ROWS) {
-                    let sum = Sum {
-                        weights: integers.weights[2 * image..].as_ptr(),
-                        factors: &integers.factors[image..],
-                        rows: integers.pairs.as_ptr(),
-                        pairs: n.div_ceil(2),
-                        dim,
-                        to: first.add(image * self.stride),
-                        stride: self.stride,
-                    };
-                    by_rows!(S, images, 2, sum_tile(sum));
+                for d in (0..dim).step_by(width) {
+                    for (image, images) in split_rows(images, TILE) {
+                        let sum = Sum {
+                            weights: integers.weights[2 * image..].as_ptr(),
+                            factors: &integers.factors[image..],
+                            rows: integers.pairs[d * BLOCK_ROWS..].as_ptr(),
+                            steps: n.div_ceil(2 * STEPS),
+                            count: width.min(dim - d),
+                            to: first.add(image * self.stride + d),
+                            stride: self.stride,
+                        };
+                        by_rows!(S, images, 2, sum_tile(sum));
+                    }
                 }
             }
         }
     }
+
+    /// Turns the sums of products of the block's n rows and a panel's images into weights, as
+    /// [`Segment::weigh`] does with logits, `scale` times as much, and those into integers. As these
+    /// have 15 bits, it suffices that exponentials are right to 2^-18.
+    ///
+    /// # Safety
+    /// The instruction set must be available.
+    #[inline(always)]
+    unsafe fn weigh_fixed<S: Simd>(
+        &mut self,
+        integers: &mut Integers,
+        panel: usize,
+        n: usize,
+        excluded: Option<&[bool]>,
+        scale: f32,
+    ) {
+        let width = width::<S>();
+        let at = panel * width;
+        self.exclude(width, excluded);
+        let (mut shrink, mut top, mut sum) = ([1f32; 32], [0f32; 32], [0f32; 32]);
+        for v in (0..width).step_by(S::LANES) {
+            // SAFETY: whole rows of two vectors, and two vectors of each image's numbers.
+            unsafe {
+                let products = self.weights.as_mut_ptr().add(v);
+                let mut largest = S::load(products);
+                for j in 1..n {
+                    largest = S::max(largest, S::load(products.add(j * width)));
+                }
+                let old = S::load(self.most.as_ptr().add(at + v));
+                let most = S::max(old, S::mul(largest, S::splat(scale)));
+                let factor = S::exp(S::sub(old, most));
+                S::store(shrink.as_mut_ptr().add(v), factor);
+                S::store(self.most.as_mut_ptr().add(at + v), most);
+                // exp(scale · x - most) is 2^(by · x + from).
+                let by = S::splat(scale * std::f32::consts::LOG2_E);
+                let from = S::mul(most, S::splat(-std::f32::consts::LOG2_E));
+                S::store(top.as_mut_ptr().add(v), S::exp2(S::fma(largest, by, from)));
+                let (mut added, mut squares) = (S::zero(), S::zero());
+                for j in 0..n {
+                    let p = products.add(j * width);
+                    let e = S::exp2(S::fma(S::load(p), by, from));
+                    S::store(p, e);
+                    added = S::add(added, e);
+                    squares = S::fma(e, e, squares);
+                }
+                S::store(sum.as_mut_ptr().add(v), added);
+                let p = self.sums.as_mut_ptr().add(at + v);
+                S::store(p, S::fma(S::load(p), factor, added));
+                let p = self.squares.as_mut_ptr().add(at + v);
+                let shrunk = S::mul(S::load(p), factor);
+                S::store(p, S::fma(shrunk, factor, squares));
+            }
+        }
+        // SAFETY: n rows of weights; this segment's own sums.
+        unsafe {
+            integers.round_weights::<S>(&self.weights, n, &top, &sum);
+            self.shrink(at, &shrink[..width.min(self.count - at)]);
+        }
+    }
 }
 
-/// to[i][image] = scale · v_i · f_image for M rows and a panel of images.
+/// to[i][image] = v_i · f_image, in integers, for M rows and a panel of images.
 ///
 /// # Safety
-/// M rows of at least `pairs` pairs at `a`, each `stride` from the last; `features` as many times
-/// two vectors; `to` M times two vectors.
+/// M rows of `pairs` pairs at `a`, a multiple of [`STEPS`]; `features` as many times two vectors;
+/// `to` M times two vectors.
 #[inline(always)]
 unsafe fn logit_tile<S: Simd, const M: usize, const NV: usize>(
     a: *const i16,
-    stride: usize,
     features: *const i16,
     pairs: usize,
-    scale: f32,
     to: &mut [f32],
 ) {
     let mut rows = [a; M];
     for (i, row) in rows.iter_mut().enumerate() {
-        *row = row.wrapping_add(i * stride);
+        *row = row.wrapping_add(i * pairs * 2);
     }
     // SAFETY: the caller's promise.
     unsafe {
         let mut acc = [[S::zero_integers(); NV]; M];
         let mut b = features;
-        for c in 0..pairs {
-            let mut images = [S::zero_integers(); NV];
-            for (v, x) in images.iter_mut().enumerate() {
-                *x = S::load_integers(b.add(v * 2 * S::LANES));
-            }
-            for i in 0..M {
-                let x = S::splat_pair(rows[i].add(2 * c).cast::<i32>().read_unaligned());
-                for v in 0..NV {
-                    acc[i][v] = S::add_pairs(acc[i][v], x, images[v]);
+        for c in (0..pairs).step_by(STEPS) {
+            for u in 0..STEPS {
+                let mut images = [S::zero_integers(); NV];
+                for (v, x) in images.iter_mut().enumerate() {
+                    *x = S::load_integers(b.add((u * NV + v) * 2 * S::LANES));
+                }
+                for i in 0..M {
+                    let x = rows[i].add(2 * (c + u)).cast::<i32>().read_unaligned();
+                    let x = S::splat_pair(x);
+                    for v in 0..NV {
+                        acc[i][v] = S::add_pairs(acc[i][v], x, images[v]);
+                    }
                 }
             }
-            b = b.wrapping_add(2 * width::<S>());
+            b = b.wrapping_add(STEPS * NV * 2 * S::LANES);
         }
-        let scale = S::splat(scale);
         for (i, acc) in acc.iter().enumerate() {
             for (v, x) in acc.iter().enumerate() {
-                let logits = S::mul(S::to_f32(*x), scale);
-                S::store(to.as_mut_ptr().add(i * width::<S>() + v * S::LANES), logits);
+                let at = (i * NV + v) * S::LANES;
+                S::store(to.as_mut_ptr().add(at), S::to_f32(*x));
             }
         }
     }
@@ -309,47 +402,59 @@ struct Sum<'a> {
     weights: *const i16,
     /// For each image.
     factors: &'a [f32],
-    /// The block as [`Integers`] has it in `pairs`.
+    /// A vector's numbers of all rows, as [`Integers`] has them in `pairs`.
     rows: *const i16,
-    /// Pairs of rows.
-    pairs: usize,
-    dim: usize,
-    /// D numbers for each image, `stride` apart.
+    /// Pairs of rows, [`STEPS`] at a time.
+    steps: usize,
+    /// Numbers.
+    count: usize,
+    /// As many for each image, `stride` apart.
     to: Ptr,
     stride: usize,
 }
 
-/// Sums of M images += Σ_j weight_j v_j over the block's rows.
+/// Sums of M images += Σ_j weight_j v_j over the block's rows, for a vector of a row's numbers.
 ///
 /// # Safety
 /// The pointers must hold what [`Sum`] says, for M images.
 #[inline(always)]
 unsafe fn sum_tile<S: Simd, const M: usize, const NV: usize>(sum: Sum<'_>) {
-    let both = 2 * S::LANES;
-    let stride = stride::<S>(sum.dim);
-    for d in (0..sum.dim).step_by(both) {
-        // SAFETY: the caller's promise; at most D numbers of each sum are touched.
-        unsafe {
-            let mut acc = [[S::zero_integers(); 2]; M];
-            let mut rows = sum.rows.add(2 * d);
-            let mut weights = sum.weights;
-            for _ in 0..sum.pairs {
-                let low = S::load_integers(rows);
-                let high = S::load_integers(rows.add(both));
+    let width = width::<S>();
+    // SAFETY: the caller's promise; `count` numbers of each sum are touched.
+    unsafe {
+        let mut acc = [[S::zero_integers(); 2]; M];
+        let (mut rows, mut weights) = (sum.rows, sum.weights);
+        for _ in 0..sum.steps {
+            for u in 0..STEPS {
+                let low = S::load_integers(rows.add(u * 2 * width));
+                let high = S::load_integers(rows.add(u * 2 * width + width));
                 for i in 0..M {
-                    let x = S::splat_pair(weights.add(2 * i).cast::<i32>().read_unaligned());
+                    let x = weights.add(u * 2 * width + 2 * i).cast::<i32>();
+                    let x = S::splat_pair(x.read_unaligned());
                     acc[i][0] = S::add_pairs(acc[i][0], x, low);
                     acc[i][1] = S::add_pairs(acc[i][1], x, high);
                 }
-                rows = rows.wrapping_add(2 * stride);
-                weights = weights.wrapping_add(2 * width::<S>());
             }
-            for (i, [low, high]) in acc.into_iter().enumerate() {
-                let factor = S::splat(sum.factors[i]);
-                let (a, b) = S::in_order(low, high);
-                let row = [S::mul(S::to_f32(a), factor), S::mul(S::to_f32(b), factor)];
-                let to = sum.to.add(i * sum.stride + d).raw();
-                put::<S, _, 2>(row, to, both.min(sum.dim - d), true);
+            rows = rows.wrapping_add(STEPS * 2 * width);
+            weights = weights.wrapping_add(STEPS * 2 * width);
+        }
+        let whole = sum.count == width;
+        for (i, [low, high]) in acc.into_iter().enumerate() {
+            let factor = S::splat(sum.factors[i]);
+            let (a, b) = S::in_order(low, high);
+            let (a, b) = (S::to_f32(a), S::to_f32(b));
+            let to = sum.to.add(i * sum.stride).raw();
+            if whole {
+                let next = to.add(S::LANES);
+                S::store(to, S::fma(a, factor, S::load(to)));
+                S::store(next, S::fma(b, factor, S::load(next)));
+            } else {
+                let mut rest = [0f32; 32];
+                S::store(rest.as_mut_ptr(), S::mul(a, factor));
+                S::store(rest.as_mut_ptr().add(S::LANES), S::mul(b, factor));
+                for (d, x) in rest[..sum.count].iter().enumerate() {
+                    *to.add(d) += x;
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ use super::super::simd::{Kernel, Simd};
 use super::super::threads::{Parts, parallel};
 use super::{Compared, Comparison, Own, Partials, ROW};
 
-/// Rows of a block, a multiple of 2: 32 KB of f32 at D = 128.
+/// Rows of a block of f32: 32 KB at D = 128.
 const BLOCK_ROWS: usize = 64;
 /// Stands for "no logit yet": below any that a feature and a row can have, yet a number, so that
 /// the difference of two is one.
@@ -36,7 +36,7 @@ const fn width<S: Simd>() -> usize {
 /// Numbers that the packed features of `count` images take, in both forms.
 pub fn panels_len(count: usize, dim: usize, lanes: usize) -> usize {
     let images = count.next_multiple_of(2 * lanes);
-    images * dim + images * fixed::pairs(dim)
+    images * dim + images * fixed::pairs(dim, 2 * lanes)
 }
 
 /// Features as blocks of rows are compared with.
@@ -106,13 +106,19 @@ impl<E: Element> Kernel for SoftmaxSegment<'_, E> {
             excluded,
             ..
         } = *self.comparison;
-        let mut segment = Segment::new::<S>(self.comparison.count(), dim, self.to, self.stride);
         let narrow = E::plain(bank).is_none();
-        let mut wide = vec![0f32; if narrow { BLOCK_ROWS * dim } else { 0 }];
+        let most = if narrow {
+            fixed::BLOCK_ROWS
+        } else {
+            BLOCK_ROWS
+        };
+        let (count, to) = (self.comparison.count(), self.to);
+        let mut segment = Segment::new::<S>(count, dim, most, to, self.stride);
+        let mut wide = vec![0f32; if narrow { most * dim } else { 0 }];
         let mut integers = self.panels.fixed.map(|_| fixed::Integers::new::<S>(dim));
         let mut at = self.rows.start;
         while at < self.rows.end {
-            let n = BLOCK_ROWS.min(self.rows.end - at);
+            let n = most.min(self.rows.end - at);
             let rows = &bank[at * dim..][..n * dim];
             let block = Block {
                 rows,
@@ -126,7 +132,7 @@ impl<E: Element> Kernel for SoftmaxSegment<'_, E> {
                 if let (Some(integers), Some(features)) = (&mut integers, self.panels.fixed)
                     && integers.take::<S, E>(&block, dim)
                 {
-                    segment.fixed::<S>(integers, n, block.excluded, features);
+                    segment.fixed::<S, E>(integers, &block, features);
                 } else if let Some(rows) = E::plain(rows) {
                     segment.floats::<S>(block.of(rows), self.panels.floats);
                 } else {
@@ -195,7 +201,8 @@ struct Segment {
 }
 
 impl Segment {
-    fn new<S: Simd>(count: usize, dim: usize, to: Ptr, stride: usize) -> Self {
+    /// For `count` images and blocks of at most `rows` rows.
+    fn new<S: Simd>(count: usize, dim: usize, rows: usize, to: Ptr, stride: usize) -> Self {
         let images = count.next_multiple_of(width::<S>());
         Segment {
             dim,
@@ -203,7 +210,7 @@ impl Segment {
             most: vec![LOWEST; images],
             sums: vec![0.0; images],
             squares: vec![0.0; images],
-            weights: vec![0.0; BLOCK_ROWS * width::<S>()],
+            weights: vec![0.0; rows * width::<S>()],
             to,
             stride,
         }
@@ -217,10 +224,8 @@ impl Segment {
     #[inline(always)]
     unsafe fn weigh<S: Simd>(&mut self, panel: usize, n: usize, excluded: Option<&[bool]>) {
         let width = width::<S>();
+        self.exclude(width, excluded);
         let logits = &mut self.weights[..n * width];
-        for (j, _) in (excluded.iter().flat_map(|all| all.iter()).enumerate()).filter(|x| *x.1) {
-            logits[j * width..][..width].fill(f32::NEG_INFINITY);
-        }
         let at = panel * width;
         let mut shrink = [1f32; 32];
         // SAFETY: two vectors of each, whole rows of logits; this segment's own sums.
@@ -232,16 +237,32 @@ impl Segment {
                 &mut self.squares[at..],
                 &mut shrink,
             );
-            let images = width.min(self.count - at);
-            for (i, shrink) in shrink[..images].iter().enumerate() {
-                if *shrink != 1.0 {
-                    let sum = self
-                        .to
-                        .add((at + i) * self.stride + ROW)
-                        .slice_mut(self.dim);
-                    sum.iter_mut().for_each(|x| *x *= shrink);
-                }
-            }
+            self.shrink(at, &shrink[..width.min(self.count - at)]);
+        }
+    }
+
+    /// Takes excluded rows of the block out of its logits.
+    #[inline(always)]
+    fn exclude(&mut self, width: usize, excluded: Option<&[bool]>) {
+        for (j, _) in (excluded.iter().flat_map(|all| all.iter()).enumerate()).filter(|x| *x.1) {
+            self.weights[j * width..][..width].fill(f32::NEG_INFINITY);
+        }
+    }
+
+    /// Multiplies what images from `at` on have summed up, each by its own number.
+    ///
+    /// # Safety
+    /// There must be as many images.
+    #[inline(always)]
+    unsafe fn shrink(&mut self, at: usize, by: &[f32]) {
+        for (i, by) in by.iter().enumerate().filter(|x| *x.1 != 1.0) {
+            // SAFETY: this segment's own sums.
+            let sum = unsafe {
+                self.to
+                    .add((at + i) * self.stride + ROW)
+                    .slice_mut(self.dim)
+            };
+            sum.iter_mut().for_each(|x| *x *= by);
         }
     }
 
