@@ -6,10 +6,11 @@ use std::time::Instant;
 use half::bf16;
 use npid_network::graph::NodeId;
 
-use super::batch_norm::{self, Backward};
+use super::batch_norm::{self, Backward, Mask};
 use super::element::{Dtype, MapElement};
 use super::memory::Ptr;
 use super::program::{Fused, Work};
+use super::source::Source;
 use super::threads::{Parts, parallel};
 use super::{Cpu, feature, pooling};
 use crate::{Loss, Objective, What};
@@ -119,16 +120,22 @@ impl Cpu {
         let compiled = &self.compiled[step];
         let packed = self.packed.ptr().add(compiled.packed);
         let dz = gradient(out);
-        let masked = fused.relu.then(|| value(out));
         let (parameters, network) = (&mut self.parameters, &self.description.network);
 
         // Gradient of what the convolution wrote: in place of it, or dz itself.
         let mut dy = dz;
         if let Some(norm) = &fused.norm {
             let raw = layout.raws[step].map(|at| arena.map::<E>(at));
+            let mask = if fused.mask_from_norm() {
+                Mask::Norm
+            } else if fused.relu {
+                Mask::Out(value(out))
+            } else {
+                Mask::None
+            };
             let mut maps = Backward {
                 dz,
-                out: masked,
+                mask,
                 x: raw.unwrap_or_else(|| value(fused.x)),
                 dx: None,
                 accumulate: false,
@@ -163,9 +170,9 @@ impl Cpu {
             for (p, gradient) in [gamma, beta].into_iter().flatten() {
                 parameters.gradients[p.0] = gradient;
             }
-        } else if let Some(out) = masked {
+        } else if fused.relu {
             // SAFETY: maps as laid out.
-            unsafe { mask(dz, out, len) };
+            unsafe { mask(dz, value(out), len) };
         }
         if fused.norm.is_some() || fused.relu {
             self.clock.lap(What::BatchNormGradient, Some(step), count);
@@ -201,8 +208,12 @@ impl Cpu {
         let weight = plan.conv.weight;
         if network.param(weight).trainable {
             let dw = &mut parameters.gradients[weight.0];
+            let x = Source {
+                map: value(fused.x),
+                norm: self.program.unread[fused.x.0].map(|p| &self.compiled[p].statistics),
+            };
             // SAFETY: maps as laid out; the workspace is large enough.
-            unsafe { plan.weight_gradient(self.isa, count, value(fused.x), dy, workspace, dw) };
+            unsafe { plan.weight_gradient(self.isa, count, x, dy, workspace, dw) };
             self.clock.lap(What::WeightGradient, Some(step), count);
         }
         if needed(fused.x) {

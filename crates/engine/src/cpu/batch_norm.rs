@@ -154,13 +154,24 @@ impl<E: MapElement> Kernel for StatisticsBlock<E> {
     }
 }
 
+/// How a ReLU's mask is found.
+#[derive(Clone, Copy)]
+pub enum Mask<E> {
+    /// There was none.
+    None,
+    /// From what came out. The gradient after it is replaced by that before it.
+    Out(Ptr<E>),
+    /// From what went into the batch norm, which was all there was before it; nothing is replaced.
+    Norm,
+}
+
 /// Pointers of one backward pass; maps are pixels x C.
 #[derive(Clone, Copy)]
 pub struct Backward<E> {
-    /// Gradient of what came out after ReLU; becomes the gradient before ReLU, in place.
+    /// Gradient of what came out after ReLU; see [`Mask`] for what becomes of it.
     pub dz: Ptr<E>,
-    /// What came out after ReLU, if there was one.
-    pub out: Option<Ptr<E>>,
+    /// Where the ReLU let through, if there was one.
+    pub mask: Mask<E>,
     /// What went into the batch norm.
     pub x: Ptr<E>,
     /// Where the gradient of `x` goes, if it is wanted: may be `x` itself.
@@ -196,7 +207,7 @@ pub unsafe fn backward<E: MapElement>(
         unsafe {
             isa.run(ReduceBlock {
                 maps,
-                mean: &saved.mean,
+                saved,
                 pixels: blocks.range(i),
                 to: workspace.add(i * 2 * channels),
             })
@@ -235,27 +246,31 @@ pub unsafe fn backward<E: MapElement>(
     let Some(dx) = maps.dx else {
         return;
     };
-    let (a, b, s, mean) = (&a[..], &b[..], &s[..], &saved.mean[..]);
+    let (a, b, s) = (&a[..], &b[..], &s[..]);
     parallel(blocks.count(), |i| {
         // SAFETY: each task has its own pixels.
         unsafe {
             isa.run(InputBlock {
                 maps,
+                saved,
                 dx,
                 a,
                 b,
                 s,
-                mean,
                 pixels: blocks.range(i),
             })
         }
     });
 }
 
-/// dz = dout where out > 0; Σ dz and Σ dz·(x - mean) of each channel.
+/// Pixels whose channels are summed before the next ones are read: all of a pixel is read at once,
+/// as it comes from memory, and sums stay in registers for a while.
+const GROUP: usize = 16;
+
+/// dz = dout where the ReLU let through; Σ dz and Σ dz·(x - mean) of each channel.
 struct ReduceBlock<'a, E> {
     maps: Backward<E>,
-    mean: &'a [f32],
+    saved: &'a Statistics,
     pixels: std::ops::Range<usize>,
     to: Ptr,
 }
@@ -265,13 +280,17 @@ impl<E: MapElement> Kernel for ReduceBlock<'_, E> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        for (c, vectors, n) in by_vectors::<S>(0..self.maps.channels) {
-            // SAFETY: passed on.
-            unsafe {
-                if vectors == 2 {
-                    self.columns::<S, 2>(c, n);
-                } else {
-                    self.columns::<S, 1>(c, n);
+        // SAFETY: passed on; the task's own part of the workspace.
+        unsafe {
+            self.to.slice_mut(2 * self.maps.channels).fill(0.0);
+            for first in self.pixels.clone().step_by(GROUP) {
+                let pixels = first..self.pixels.end.min(first + GROUP);
+                for (c, vectors, n) in by_vectors::<S>(0..self.maps.channels) {
+                    match (vectors == 2, n == S::LANES) {
+                        (true, _) => self.columns::<S, 2>(pixels.clone(), c, S::LANES),
+                        (false, true) => self.columns::<S, 1>(pixels.clone(), c, S::LANES),
+                        (false, false) => self.columns::<S, 1>(pixels.clone(), c, n),
+                    }
                 }
             }
         }
@@ -282,54 +301,84 @@ impl<E: MapElement> ReduceBlock<'_, E> {
     /// # Safety
     /// As the kernel's, for NV vectors from channel c on, the last of n lanes.
     #[inline(always)]
-    unsafe fn columns<S: Simd, const NV: usize>(&self, c: usize, n: usize) {
-        let channels = self.maps.channels;
+    unsafe fn columns<S: Simd, const NV: usize>(
+        &self,
+        pixels: std::ops::Range<usize>,
+        c: usize,
+        n: usize,
+    ) {
+        let Backward {
+            dz, x, channels, ..
+        } = self.maps;
         // SAFETY: NV vectors from channel c, the last of n lanes, of this task's pixels, and this
         // task's own part of the workspace.
         unsafe {
-            let zero = [S::zero(); NV];
-            let (mut mean, mut sums, mut dots) = (zero, [zero; 2], [zero; 2]);
-            for (v, m) in mean.iter_mut().enumerate() {
-                *m = load::<S, _>(self.mean.as_ptr().add(c + v * S::LANES), n);
-            }
-            let mut pixel = self.pixels.start;
-            while pixel < self.pixels.end {
-                let together = (self.pixels.end - pixel).min(2);
-                for j in 0..2 {
-                    if j < together {
-                        for v in 0..NV {
-                            let at = (pixel + j) * channels + c + v * S::LANES;
-                            let mut dz = load::<S, _>(self.maps.dz.add(at).raw(), n);
-                            if let Some(out) = self.maps.out {
-                                dz = S::where_positive(load::<S, _>(out.add(at).raw(), n), dz);
-                                store::<S, _>(self.maps.dz.add(at).raw(), dz, n);
-                            }
-                            let centred =
-                                S::sub(load::<S, _>(self.maps.x.add(at).raw(), n), mean[v]);
-                            sums[j][v] = S::add(sums[j][v], dz);
-                            dots[j][v] = S::fma(dz, centred, dots[j][v]);
+            let mean = load_vectors::<S, NV>(self.saved.mean.as_ptr().add(c), n);
+            let scale = load_vectors::<S, NV>(self.saved.scale.as_ptr().add(c), n);
+            let shift = load_vectors::<S, NV>(self.saved.shift.as_ptr().add(c), n);
+            let to = self.to.add(c);
+            let mut sums = load_vectors::<S, NV>(to.raw(), n);
+            let mut dots = load_vectors::<S, NV>(to.add(channels).raw(), n);
+            for pixel in pixels {
+                for v in 0..NV {
+                    let at = pixel * channels + c + v * S::LANES;
+                    let mut d = load::<S, _>(dz.add(at).raw(), n);
+                    let x = load::<S, _>(x.add(at).raw(), n);
+                    match self.maps.mask {
+                        Mask::None => {}
+                        Mask::Out(out) => {
+                            d = S::where_positive(load::<S, _>(out.add(at).raw(), n), d);
+                            store::<S, _>(dz.add(at).raw(), d, n);
                         }
+                        Mask::Norm => d = S::where_positive(S::fma(x, scale[v], shift[v]), d),
                     }
+                    sums[v] = S::add(sums[v], d);
+                    dots[v] = S::fma(d, S::sub(x, mean[v]), dots[v]);
                 }
-                pixel += together;
             }
             for v in 0..NV {
-                let to = self.to.add(c + v * S::LANES);
-                store::<S, _>(to.raw(), S::add(sums[0][v], sums[1][v]), n);
-                store::<S, _>(to.add(channels).raw(), S::add(dots[0][v], dots[1][v]), n);
+                let to = to.add(v * S::LANES);
+                store::<S, _>(to.raw(), sums[v], n);
+                store::<S, _>(to.add(channels).raw(), dots[v], n);
             }
         }
     }
 }
 
+/// NV vectors, the last of n lanes.
+///
+/// # Safety
+/// `from` must hold them.
+#[inline(always)]
+unsafe fn load_vectors<S: Simd, const NV: usize>(from: *const f32, n: usize) -> [S::V; NV] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut all = [S::zero(); NV];
+        for (v, x) in all.iter_mut().enumerate() {
+            *x = load::<S, _>(from.add(v * S::LANES), n);
+        }
+        all
+    }
+}
+
+/// n of the numbers that there are for each channel, from c on.
+///
+/// # Safety
+/// `all` must hold them.
+#[inline(always)]
+unsafe fn channel<S: Simd>(all: &[f32], c: usize, n: usize) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe { load::<S, _>(all.as_ptr().add(c), n) }
+}
+
 /// dx = a·(dz - s) + b·(x - mean).
 struct InputBlock<'a, E> {
     maps: Backward<E>,
+    saved: &'a Statistics,
     dx: Ptr<E>,
     a: &'a [f32],
     b: &'a [f32],
     s: &'a [f32],
-    mean: &'a [f32],
     pixels: std::ops::Range<usize>,
 }
 
@@ -339,27 +388,48 @@ impl<E: MapElement> Kernel for InputBlock<'_, E> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let channels = self.maps.channels;
+        let whole = channels - channels % S::LANES;
         for pixel in self.pixels.clone() {
-            let mut c = 0;
-            while c < channels {
-                let n = S::LANES.min(channels - c);
-                let at = pixel * channels + c;
-                // SAFETY: n channels of this task's pixels.
-                unsafe {
-                    let dz = load::<S, _>(self.maps.dz.add(at).raw(), n);
-                    let x = load::<S, _>(self.maps.x.add(at).raw(), n);
-                    let dz = S::sub(dz, load::<S, _>(self.s.as_ptr().add(c), n));
-                    let x = S::sub(x, load::<S, _>(self.mean.as_ptr().add(c), n));
-                    let mut v = S::mul(x, load::<S, _>(self.b.as_ptr().add(c), n));
-                    v = S::fma(dz, load::<S, _>(self.a.as_ptr().add(c), n), v);
-                    let to = self.dx.add(at).raw();
-                    if self.maps.accumulate {
-                        v = S::add(v, load::<S, _>(to, n));
-                    }
-                    store::<S, _>(to, v, n);
+            // SAFETY: these channels of this task's pixels.
+            unsafe {
+                for c in (0..whole).step_by(S::LANES) {
+                    self.vector::<S>(pixel, c, S::LANES);
                 }
-                c += n;
+                if whole < channels {
+                    self.vector::<S>(pixel, whole, channels - whole);
+                }
             }
+        }
+    }
+}
+
+impl<E: MapElement> InputBlock<'_, E> {
+    /// # Safety
+    /// As the kernel's, for n lanes from channel c on.
+    #[inline(always)]
+    unsafe fn vector<S: Simd>(&self, pixel: usize, c: usize, n: usize) {
+        let at = pixel * self.maps.channels + c;
+        // SAFETY: n channels of this task's pixels.
+        unsafe {
+            let mut dz = load::<S, _>(self.maps.dz.add(at).raw(), n);
+            let x = load::<S, _>(self.maps.x.add(at).raw(), n);
+            if let Mask::Norm = self.maps.mask {
+                let z = S::fma(
+                    x,
+                    channel::<S>(&self.saved.scale, c, n),
+                    channel::<S>(&self.saved.shift, c, n),
+                );
+                dz = S::where_positive(z, dz);
+            }
+            let dz = S::sub(dz, channel::<S>(self.s, c, n));
+            let x = S::sub(x, channel::<S>(&self.saved.mean, c, n));
+            let mut v = S::mul(x, channel::<S>(self.b, c, n));
+            v = S::fma(dz, channel::<S>(self.a, c, n), v);
+            let to = self.dx.add(at).raw();
+            if self.maps.accumulate {
+                v = S::add(v, load::<S, _>(to, n));
+            }
+            store::<S, _>(to, v, n);
         }
     }
 }

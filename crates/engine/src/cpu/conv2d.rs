@@ -23,6 +23,7 @@ use super::affine::{Affine, block_statistics};
 use super::element::MapElement;
 use super::memory::Ptr;
 use super::simd::{Isa, Kernel, Simd};
+use super::source::Source;
 use super::threads::{Parts, parallel};
 use super::tile::{by_rows, packed_len, panel, panels, put, split_rows, zeros};
 use super::widen::widened;
@@ -123,6 +124,22 @@ pub struct After<'a, E> {
     pub statistics: Option<Ptr>,
 }
 
+/// Whether Winograd's kernels serve a convolution of maps of shape `input`, in all directions. They
+/// can read through a batch norm ([`Source`]).
+pub fn serves(conv: Conv2d, input: Shape) -> bool {
+    // Numbers of one direction that are inside: small maps leave out products with the padding.
+    let inside = |n: usize| {
+        if input.pixels() <= SMALL_MAP {
+            3 * n - 2
+        } else {
+            3 * n
+        }
+    };
+    let direct = inside(input.h) * inside(input.w);
+    (conv.kernel, conv.stride, conv.padding) == (3, 1, 1)
+        && Winograd::pays(input, conv.in_channels, conv.out_channels, direct)
+}
+
 impl ConvPlan {
     /// Plans for maps of shape `input`. `needs_dx` says whether a data gradient will be asked for.
     pub fn new(conv: Conv2d, input: Shape, output: Shape, needs_dx: bool, lanes: usize) -> Self {
@@ -167,14 +184,7 @@ impl ConvPlan {
             lanes,
             packed_len: packed_len(taps * ci, co, lanes),
         };
-        let three = conv.kernel == 3 && conv.stride == 1 && conv.padding == 1;
-        // Small maps leave out products with the padding.
-        let direct = if input.pixels() <= SMALL_MAP {
-            plan.forward.offsets.iter().filter(|o| **o >= 0).count()
-        } else {
-            taps * output.pixels()
-        };
-        if three && Winograd::pays(input, ci, co, direct) {
+        if serves(conv, input) {
             let forward = Winograd::new(input, ci, co, lanes, 0);
             plan.packed_len = forward.packed_len();
             plan.winograd = Some(forward);
@@ -349,7 +359,7 @@ impl ConvPlan {
         &self,
         isa: Isa,
         count: usize,
-        x: Ptr<E>,
+        x: Source<'_, E>,
         packed: Ptr,
         zeros: Ptr,
         workspace: Ptr,
@@ -360,8 +370,21 @@ impl ConvPlan {
             // SAFETY: passed on.
             return unsafe { winograd.run(isa, count, x, packed, workspace, y, false, after) };
         }
+        assert!(x.norm.is_none(), "walks read maps as they lie");
         // SAFETY: passed on.
-        unsafe { self.walk(isa, &self.forward, count, x, packed, zeros, y, false, after) };
+        unsafe {
+            self.walk(
+                isa,
+                &self.forward,
+                count,
+                x.map,
+                packed,
+                zeros,
+                y,
+                false,
+                after,
+            )
+        };
     }
 
     /// dx = conv^T(dy), or dx += if `accumulate`.
@@ -386,7 +409,16 @@ impl ConvPlan {
         if let Some(winograd) = &self.winograd_back {
             // SAFETY: passed on.
             return unsafe {
-                winograd.run(isa, count, dy, packed, workspace, dx, accumulate, after)
+                winograd.run(
+                    isa,
+                    count,
+                    Source::plain(dy),
+                    packed,
+                    workspace,
+                    dx,
+                    accumulate,
+                    after,
+                )
             };
         }
         for walk in &self.backward {

@@ -7,6 +7,7 @@ use npid_network::philox::{Purpose, Stream};
 use super::conv2d::{After, ConvPlan};
 use super::memory::Buffer;
 use super::simd::Isa;
+use super::source::Source;
 use super::threads::Threads;
 use crate::reference::conv2d as reference;
 
@@ -116,9 +117,9 @@ fn all_directions_are_the_references() {
                 plan.pack(isa, &weights, pk);
                 // SAFETY: buffers as long as the plan says.
                 unsafe {
-                    plan.forward(isa, count, px, pk, pz, pw, py, after);
+                    plan.forward(isa, count, Source::plain(px), pk, pz, pw, py, after);
                     plan.data_gradient(isa, count, pdy, pk, pz, pw, pdx, true);
-                    plan.weight_gradient(isa, count, px, pdy, pw, &mut dw);
+                    plan.weight_gradient(isa, count, Source::plain(px), pdy, pw, &mut dw);
                 }
             });
             let want_y = reference::forward(&x64, &w64, &conv, count, input, output);

@@ -14,6 +14,7 @@ use super::conv2d::ConvPlan;
 use super::element::MapElement;
 use super::memory::Ptr;
 use super::simd::{Isa, Kernel, Simd};
+use super::source::Source;
 use super::threads::{Parts, parallel};
 use super::tile::{by_rows, panel, panels, put, split_rows, zeros};
 use super::widen::widened;
@@ -56,7 +57,7 @@ impl ConvPlan {
         &self,
         isa: Isa,
         count: usize,
-        x: Ptr<E>,
+        x: Source<'_, E>,
         dy: Ptr<E>,
         workspace: Ptr,
         dw: &mut [f32],
@@ -65,6 +66,7 @@ impl ConvPlan {
             // SAFETY: passed on.
             return unsafe { winograd.weight_gradient(isa, count, x, dy, workspace, dw) };
         }
+        assert!(x.norm.is_none(), "walks read maps as they lie");
         let segments = self.segments(count);
         let len = self.weights_len();
         let groups = panels(self.conv.out_channels, self.lanes);
@@ -90,7 +92,7 @@ impl ConvPlan {
                 unsafe {
                     isa.run(GradientBlock {
                         plan: self,
-                        x: widened(isa, x, || self.reads(block.clone())),
+                        x: widened(isa, x.map, || self.reads(block.clone())),
                         pixels: block,
                         panel: rest / tap_groups.count(),
                         taps: tap_groups.range(rest % tap_groups.count()),

@@ -8,6 +8,7 @@ use super::batch_norm;
 use super::conv2d::After;
 use super::element::{Dtype, MapElement};
 use super::program::{Fused, Work};
+use super::source::Source;
 use super::{Cpu, feature, pooling};
 use crate::{Images, Norm, What};
 
@@ -105,9 +106,15 @@ impl Cpu {
         let bias = fused.bias.map(|b| &self.parameters.values[b.0][..]);
         let workspace = self.workspace.ptr();
         let zeros = self.zeros.ptr();
-        let compiled = &mut self.compiled[step];
+        let (earlier, rest) = self.compiled.split_at_mut(step);
+        let compiled = &mut rest[0];
         let packed = self.packed.ptr().add(compiled.packed);
         let statistics = &mut compiled.statistics;
+        let unread = |node: NodeId| self.program.unread[node.0].filter(|_| !eval);
+        let source = Source {
+            map: x,
+            norm: unread(fused.x).map(|p| &earlier[p].statistics),
+        };
         let affine = Affine {
             scale: None,
             shift: None,
@@ -157,7 +164,7 @@ impl Cpu {
                             affine: Some(affine),
                             statistics: None,
                         };
-                        plan.forward(self.isa, count, x, packed, zeros, workspace, y, after);
+                        plan.forward(self.isa, count, source, packed, zeros, workspace, y, after);
                     }
                     None => affine.apply_all(self.isa, x, y, pixels),
                 }
@@ -184,7 +191,7 @@ impl Cpu {
             // SAFETY: maps as laid out; the workspace holds the statistics of every block.
             unsafe {
                 let rest = workspace.add(plan.statistics_len(count));
-                plan.forward(self.isa, count, x, packed, zeros, rest, raw, after);
+                plan.forward(self.isa, count, source, packed, zeros, rest, raw, after);
             }
             if fused.norm.is_some() && !frozen {
                 let blocks = plan.blocks(count).count();
@@ -210,8 +217,10 @@ impl Cpu {
                 shift: Some(&statistics.shift),
                 ..affine
             };
-            // SAFETY: maps as laid out.
-            unsafe { affine.apply_all(self.isa, from, y, pixels) };
+            if unread(out).is_none() {
+                // SAFETY: maps as laid out.
+                unsafe { affine.apply_all(self.isa, from, y, pixels) };
+            }
             if norm == Norm::Track && !frozen {
                 let mut mean = std::mem::take(&mut self.parameters.statistics[bn.mean.0]);
                 let var = &mut self.parameters.statistics[bn.var.0];

@@ -27,6 +27,7 @@ mod program;
 mod rows;
 mod sgd;
 mod simd;
+mod source;
 mod threads;
 mod tile;
 mod widen;

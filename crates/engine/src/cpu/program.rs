@@ -11,6 +11,7 @@
 
 use npid_network::graph::{BatchNorm, Conv2d, Network, NodeId, Op, ParamId, Shape, Window};
 
+use super::conv2d;
 use super::element::Dtype;
 use super::memory::Planner;
 
@@ -32,6 +33,11 @@ pub struct Fused {
 }
 
 impl Fused {
+    /// Whether what went into the batch norm says where the ReLU let through.
+    pub fn mask_from_norm(&self) -> bool {
+        self.norm.is_some() && self.residual.is_none() && self.relu
+    }
+
     /// Whether the convolution's own output is a map of its own in training.
     fn has_raw(&self) -> bool {
         self.conv.is_some() && (self.norm.is_some() || self.residual.is_some() || self.relu)
@@ -93,6 +99,9 @@ pub struct Program {
     pub types: Vec<Dtype>,
     /// Whether a gradient flows through a node.
     pub needs_gradient: Vec<bool>,
+    /// For each node, the step whose batch norm and ReLU its one reader applies in training: what
+    /// lies in its place is the convolution's own output.
+    pub unread: Vec<Option<usize>>,
     /// Training, and features by the batch's statistics.
     pub train: Layout,
     /// Features by running statistics.
@@ -114,10 +123,12 @@ impl Program {
             shapes,
             types,
             needs_gradient,
+            unread: Vec::new(),
             train: Layout::default(),
             eval: Layout::default(),
             arena_len: 0,
         };
+        program.unread = program.find_unread(&outputs);
         let (train, train_len) = program.plan_train(batch, &outputs);
         let (eval, eval_len) = program.plan_eval(batch, &outputs);
         program.train = train;
@@ -153,6 +164,27 @@ impl Program {
     /// Bytes of a node's value for `batch` images.
     fn bytes(&self, node: NodeId, batch: usize) -> usize {
         self.shapes[node.0].len() * batch * self.types[node.0].bytes()
+    }
+
+    /// See [`Program::unread`].
+    fn find_unread(&self, outputs: &[NodeId]) -> Vec<Option<usize>> {
+        let mut unread = vec![None; self.shapes.len()];
+        for (time, step) in self.steps.iter().enumerate() {
+            let Work::Fused(f) = &step.work else { continue };
+            let normed = f.norm.is_some_and(|norm| !norm.frozen) && f.relu;
+            if f.conv.is_none() || !normed || f.residual.is_some() || outputs.contains(&step.out) {
+                continue;
+            }
+            let readers = self.steps.iter().filter(|s| s.inputs().contains(&step.out));
+            if let [Work::Fused(g)] = readers.map(|s| &s.work).collect::<Vec<_>>()[..]
+                && g.residual != Some(step.out)
+                && let Some(conv) = g.conv
+                && conv2d::serves(conv, self.shapes[step.out.0])
+            {
+                unread[step.out.0] = Some(time);
+            }
+        }
+        unread
     }
 
     fn plan_eval(&self, batch: usize, outputs: &[NodeId]) -> (Layout, usize) {
@@ -200,7 +232,7 @@ impl Program {
             };
             match &step.work {
                 Work::Fused(f) => {
-                    if active && f.relu {
+                    if active && f.relu && !f.mask_from_norm() {
                         last = backward(time);
                     }
                     // The weight gradient reads x; so does the gradient of a lone batch norm.
@@ -220,7 +252,10 @@ impl Program {
                 }
                 _ => {}
             }
-            values[step.out.0] = Some(planner.request(bytes(step.out), time, last));
+            values[step.out.0] = match self.unread[step.out.0] {
+                Some(step) => raws[step],
+                None => Some(planner.request(bytes(step.out), time, last)),
+            };
         }
         let mut gradients: Vec<Option<usize>> = vec![None; self.shapes.len()];
         for out in outputs {

@@ -20,6 +20,7 @@ use super::conv2d::After;
 use super::element::MapElement;
 use super::memory::Ptr;
 use super::simd::{Isa, Simd};
+use super::source::Source;
 use super::threads::{Parts, parallel};
 use super::tile::{packed_len, panel, panels};
 use npid_network::graph::Shape;
@@ -157,7 +158,7 @@ impl Winograd {
         &self,
         isa: Isa,
         count: usize,
-        x: Ptr<E>,
+        x: Source<'_, E>,
         packed: Ptr,
         workspace: Ptr,
         y: Ptr<E>,
@@ -185,7 +186,7 @@ impl Winograd {
 /// What a convolution reads and writes.
 #[derive(Clone, Copy)]
 struct Maps<'a, E> {
-    x: Ptr<E>,
+    x: Source<'a, E>,
     y: Ptr<E>,
     packed: Ptr,
     accumulate: bool,
@@ -249,7 +250,7 @@ impl Tiles {
     #[inline(always)]
     unsafe fn input<S: Simd, E: MapElement>(
         &self,
-        x: Ptr<E>,
+        x: Source<'_, E>,
         k: usize,
         at: Place,
         c: usize,
@@ -260,10 +261,13 @@ impl Tiles {
     ) {
         // SAFETY: passed on. Known numbers of lanes spare every load and store a choice.
         unsafe {
-            if lanes == S::LANES {
+            if lanes < S::LANES {
+                self.input_lanes::<S, E>(x, k, at, c, lanes, to, plane, width);
+            } else if x.norm.is_some() {
                 self.input_lanes::<S, E>(x, k, at, c, S::LANES, to, plane, S::LANES);
             } else {
-                self.input_lanes::<S, E>(x, k, at, c, lanes, to, plane, width);
+                let x = Source::plain(x.map);
+                self.input_lanes::<S, E>(x, k, at, c, S::LANES, to, plane, S::LANES);
             }
         }
     }
@@ -271,7 +275,7 @@ impl Tiles {
     #[inline(always)]
     unsafe fn input_lanes<S: Simd, E: MapElement>(
         &self,
-        x: Ptr<E>,
+        x: Source<'_, E>,
         k: usize,
         at: Place,
         c: usize,
@@ -280,16 +284,27 @@ impl Tiles {
         plane: usize,
         width: usize,
     ) {
-        let x = x.add(at.image * k + c).raw().cast_const();
+        let from = x.map.add(at.image * k + c).raw().cast_const();
         // One pixel of padding on each side.
         let inside = Inside::<IN>::new(at.y.wrapping_sub(1), at.x.wrapping_sub(1), self);
         // SAFETY: pixels inside the image only, `lanes` channels of them; planes as promised.
         unsafe {
+            let (mut scale, mut shift) = (S::zero(), S::zero());
+            if let Some(norm) = x.norm {
+                scale = load::<S, _>(norm.scale.as_ptr().add(c), lanes);
+                shift = load::<S, _>(norm.shift.as_ptr().add(c), lanes);
+            }
             let mut half = [[S::zero(); IN]; IN];
             for (i, half) in half.iter_mut().enumerate() {
                 let mut d = [S::zero(); IN];
                 for (j, d) in d.iter_mut().enumerate() {
-                    *d = load::<S, _>(inside.pixel(x, k, j, i), lanes);
+                    *d = load::<S, _>(inside.pixel(from, k, j, i), lanes);
+                    if x.norm.is_some() {
+                        // The padding's zeros stay: they are of the map after the norm.
+                        let one = S::splat(inside.one(j, i));
+                        let (scale, shift) = (S::mul(scale, one), S::mul(shift, one));
+                        *d = S::max(S::zero(), S::fma(*d, scale, shift));
+                    }
                 }
                 *half = points::input::<S>(d);
             }
@@ -459,6 +474,12 @@ impl<const N: usize> Inside<N> {
             columns[i] = (x, x < tiles.w);
         }
         Inside { rows, columns }
+    }
+
+    /// 1 for a pixel inside, else 0.
+    #[inline(always)]
+    fn one(&self, j: usize, i: usize) -> f32 {
+        f32::from(u8::from(self.rows[j].1 & self.columns[i].1))
     }
 
     /// Where a pixel of `channels` lies from the image's first number on, or zeros: an address is

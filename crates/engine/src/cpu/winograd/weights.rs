@@ -11,6 +11,7 @@ use crate::cpu::affine::{load, store};
 use crate::cpu::element::MapElement;
 use crate::cpu::memory::{Ptr, scratch};
 use crate::cpu::simd::{Isa, Kernel, Simd};
+use crate::cpu::source::Source;
 use crate::cpu::threads::{Parts, parallel};
 use crate::cpu::tile::{by_rows, panel, put, split_rows, zeros};
 
@@ -159,7 +160,7 @@ impl Winograd {
         &self,
         isa: Isa,
         count: usize,
-        x: Ptr<E>,
+        x: Source<'_, E>,
         dy: Ptr<E>,
         workspace: Ptr,
         dw: &mut [f32],
@@ -231,7 +232,7 @@ impl Winograd {
 /// Some tiles, transformed and multiplied.
 struct Stage<'a, E> {
     plan: &'a Winograd,
-    x: Ptr<E>,
+    x: Source<'a, E>,
     dy: Ptr<E>,
     /// Tile rows of the batch.
     rows: std::ops::Range<usize>,
