@@ -3,6 +3,7 @@
 use super::{Kernel, Simd, avx2_tile};
 use crate::cpu::tile;
 use half::{bf16, f16};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -174,7 +175,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn add_pairs(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
-        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
+        unsafe { kept_apart(_mm256_add_epi32(acc, _mm256_madd_epi16(a, b))) }
     }
     // Packing works in lanes of 128 bits: a permutation puts them in order.
     #[inline(always)]
@@ -246,6 +247,16 @@ impl Simd for Avx2 {
             }
         }
     }
+}
+
+/// `v`, of which the compiler can't tell that it is a sum: it would add up the products of several
+/// steps before it adds them to the accumulator, and hasn't the registers to keep them in.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn kept_apart(mut v: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
+    v
 }
 
 /// 32 registers of 16 lanes: a tile of 12 x 32.
