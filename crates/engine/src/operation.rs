@@ -44,7 +44,8 @@ pub enum What {
     /// Convolution or linear layer, with the statistics of its batch norm; where running ones serve,
     /// with all that follows it.
     Convolution,
-    /// Batch norm (statistics too where no convolution came before), residual sum, ReLU.
+    /// Batch norm (statistics too where no convolution came before), residual sum, ReLU. Where the
+    /// next convolution applies them as it reads, they are part of it.
     BatchNorm,
     /// Max or average pool.
     Pooling,

@@ -217,7 +217,8 @@ impl Cpu {
                 shift: Some(&statistics.shift),
                 ..affine
             };
-            if unread(out).is_none() {
+            let apply = unread(out).is_none();
+            if apply {
                 // SAFETY: maps as laid out.
                 unsafe { affine.apply_all(self.isa, from, y, pixels) };
             }
@@ -227,7 +228,9 @@ impl Cpu {
                 statistics.track(pixels, bn.momentum, &mut mean, var);
                 self.parameters.statistics[bn.mean.0] = mean;
             }
-            self.clock.lap(What::BatchNorm, Some(step), count);
+            if apply {
+                self.clock.lap(What::BatchNorm, Some(step), count);
+            }
         } else if from != y {
             // SAFETY: maps as laid out.
             unsafe { affine.apply_all(self.isa, from, y, pixels) };

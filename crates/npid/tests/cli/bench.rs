@@ -140,10 +140,9 @@ fn operations_are_told_beside_the_machine_s_peaks() {
     ]
     .map(count);
     assert_eq!(counts, [21, 21, 20, 1, 1]);
-    assert_eq!(
-        (count("batch norm"), count("batch norm gradient")),
-        (20, 20)
-    );
+    assert_eq!(count("batch norm gradient"), 20);
+    // Some may be part of the convolution that reads what they write.
+    assert!((1..=20).contains(&count("batch norm")));
     for line in of("convolution") {
         for key in [
             "flops",
