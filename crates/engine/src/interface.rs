@@ -20,6 +20,44 @@ pub struct Sizes {
     pub width: usize,
 }
 
+/// The type of the numbers that activations and their gradients are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// The upper 16 bits of them: activations and their gradients in half the memory. Sums,
+    /// statistics, parameters and their gradients stay f32.
+    Bf16,
+}
+
+impl Dtype {
+    /// All, with their names.
+    pub const NAMED: [(&'static str, Dtype); 2] = [("f32", Dtype::F32), ("bf16", Dtype::Bf16)];
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Dtype> {
+        let mut all = Dtype::NAMED.into_iter();
+        all.find_map(|(known, dtype)| (known == name).then_some(dtype))
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::Bf16 => "bf16",
+        }
+    }
+
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 => 2,
+        }
+    }
+}
+
 /// A batch of images: bytes, B x H x W x C with C contiguous.
 #[derive(Clone, Copy, Debug)]
 pub struct Images<'a> {

@@ -18,8 +18,8 @@ pub mod reference;
 pub mod state;
 
 pub use interface::{
-    BankHealth, Draws, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes, Timings,
-    check_images, check_objective, check_rows, objective_nodes, output_nodes,
+    BankHealth, Draws, Dtype, Engine, Error, Images, Info, Loss, Norm, Objective, Output, Sizes,
+    Timings, check_images, check_objective, check_rows, objective_nodes, output_nodes,
 };
 pub use operation::{Operation, What};
 pub use state::{StateEntry, StateKind};

@@ -1,10 +1,10 @@
 //! The heads over banks of every type of row and odd sizes: loss, gradient, health and update of
 //! the cpu engine against the reference in f64, which has the same rows.
 
-use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
+use npid_engine::cpu::{Cpu, Isa, Options};
 use npid_engine::reference::Reference;
 use npid_engine::state::BANK;
-use npid_engine::{Description, Draws, Engine, Images, Objective, Sizes};
+use npid_engine::{Description, Draws, Dtype, Engine, Images, Objective, Sizes};
 use npid_network::graph::Network;
 use npid_network::method::{Head, MemoryBank, Npid, RowStorage, RowType, Sgd};
 use npid_network::philox::{Purpose, Stream};

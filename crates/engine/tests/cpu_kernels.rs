@@ -1,9 +1,11 @@
 //! What the comparison with the reference over ResNets can't reach: graphs no ResNet builds, and
 //! numbers that aren't.
 
-use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
+use npid_engine::cpu::{Cpu, Isa, Options};
 use npid_engine::reference::Reference;
-use npid_engine::{Description, Draws, Engine, Error, Images, Norm, Objective, Output, Sizes};
+use npid_engine::{
+    Description, Draws, Dtype, Engine, Error, Images, Norm, Objective, Output, Sizes,
+};
 use npid_network::graph::{Init, Network, NodeId};
 use npid_network::method::{Head, MemoryBank, Npid, RowStorage, RowType, Sgd};
 use npid_network::neck::{Neck, embed};

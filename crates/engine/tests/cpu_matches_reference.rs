@@ -3,8 +3,8 @@
 mod common;
 
 use common::{assert_same_bits, cases, compare, images, pixels, semantics};
-use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
-use npid_engine::{Description, Draws, Engine, Objective, Sizes};
+use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::{Description, Draws, Dtype, Engine, Objective, Sizes};
 
 fn cpu(isa: Isa, threads: usize) -> impl Fn(&Description, Sizes) -> Box<dyn Engine> {
     move |description, sizes| {

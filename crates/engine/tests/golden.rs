@@ -3,10 +3,10 @@
 mod common;
 
 use common::{assert_close, images};
-use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
+use npid_engine::cpu::{Cpu, Isa, Options};
 use npid_engine::reference::Reference;
 use npid_engine::state::BANK;
-use npid_engine::{Description, Draws, Engine, Objective, Sizes};
+use npid_engine::{Description, Draws, Dtype, Engine, Objective, Sizes};
 use npid_network::graph::{Network, Param};
 use npid_network::method::{Head, Lars, MemoryBank, Npid, RowStorage, RowType, Sgd};
 use npid_network::neck::{Layers, Neck, embed};

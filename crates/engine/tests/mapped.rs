@@ -6,10 +6,10 @@ mod common;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 
-use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
+use npid_engine::cpu::{Cpu, Isa, Options};
 use npid_engine::mapped::{MappedRows, encode};
 use npid_engine::reference::Reference;
-use npid_engine::{Description, Draws, Engine, Objective};
+use npid_engine::{Description, Draws, Dtype, Engine, Objective};
 use npid_network::method::{Head, RowStorage, RowType};
 
 use common::cases::{Case, case};

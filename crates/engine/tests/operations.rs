@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use common::cases::{self, Case};
 use common::{images, pixels};
-use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
-use npid_engine::{Draws, Engine, Norm, Objective, Operation, Output, What};
+use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::{Draws, Dtype, Engine, Norm, Objective, Operation, Output, What};
 use npid_network::method::Head;
 
 const ROWS: [u64; 4] = [2, 9, 0, 5];

@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use npid_data::loader::{Epoch, Loader};
 use npid_data::patterns::{Patterns, Split};
 use npid_data::source::Source;
-use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
-use npid_engine::{Draws, Engine, Images, Norm, Objective, Output, Sizes, state::BANK};
+use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::{Draws, Dtype, Engine, Images, Norm, Objective, Output, Sizes, state::BANK};
 use npid_learn::{Error, config::load::load, feed, method, recipes};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

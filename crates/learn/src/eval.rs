@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use npid_data::loader::Skipped;
 use npid_data::source::{self, Source, Wanted};
-use npid_engine::{Description, Engine, Norm, Sizes};
+use npid_engine::{Description, Dtype, Engine, Norm, Sizes};
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Choice, survive_file_size_limit};
@@ -18,7 +18,7 @@ use crate::npy::NpyWriter;
 use crate::progress::{KnnReport, KnnSubject, Progress};
 use crate::run::RunFolder;
 use crate::table::{self, Column};
-use crate::{identity, method, recipes};
+use crate::{identity, method};
 
 /// How a run is asked.
 #[derive(Clone, Debug)]
@@ -51,16 +51,16 @@ impl Trained {
         progress: &mut dyn Progress,
     ) -> Result<Self, Error>
     where
-        F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+        F: FnOnce(&Description, Sizes, Option<Dtype>) -> Result<Box<dyn Engine>, Error>,
     {
         let folder = RunFolder::open(folder, "--run")?;
-        let config = load::load(&recipes::read(&folder.config())?, &[])?;
+        let config = load::of_run(&folder)?;
         let (checkpoint, warnings) = choice.open(&folder)?;
         warnings.iter().for_each(|text| progress.warning(text));
         // The method is left out below: any length that a configuration may have will do.
         let length = (config.model.memory_bank.length).unwrap_or(config.data.batch_size.max(2));
         let description = method::without_method(method::describe(&config, length)?);
-        let mut engine = make_engine(&description, method::sizes(&config))?;
+        let mut engine = make_engine(&description, method::sizes(&config), config.dtype)?;
         checkpoint.load_into(engine.as_mut(), false)?;
         Ok(Trained {
             folder,
@@ -113,7 +113,7 @@ pub fn evaluate_knn<F>(
     progress: &mut dyn Progress,
 ) -> Result<KnnReport, Error>
 where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+    F: FnOnce(&Description, Sizes, Option<Dtype>) -> Result<Box<dyn Engine>, Error>,
 {
     if k == Some(0) {
         return Err(Error::input("-k 0: at least 1 neighbour must vote"));
@@ -210,7 +210,7 @@ pub fn embed<F>(
     progress: &mut dyn Progress,
 ) -> Result<EmbedReport, Error>
 where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+    F: FnOnce(&Description, Sizes, Option<Dtype>) -> Result<Box<dyn Engine>, Error>,
 {
     survive_file_size_limit();
     let table_path = out.with_extension("parquet");

@@ -13,9 +13,9 @@ use serde::Serialize;
 use crate::checkpoint::{Checkpoint, Choice, survive_file_size_limit, sync_folder, temporary_of};
 use crate::config::load;
 use crate::error::Error;
+use crate::method;
 use crate::progress::Progress;
 use crate::run::{RunFolder, cure};
-use crate::{method, recipes};
 
 /// What the names of a backbone's weights start with in a run.
 const BACKBONE: &str = "backbone.";
@@ -161,7 +161,7 @@ pub fn export(
         )));
     }
     let run = RunFolder::open(folder, "--run")?;
-    let config = load::load(&recipes::read(&run.config())?, &[])?;
+    let config = load::of_run(&run)?;
     // Any length that a configuration may have will do: the bank stays where it is.
     let length = (config.model.memory_bank.length).unwrap_or(config.data.batch_size.max(2));
     let description = method::describe(&config, length)?;

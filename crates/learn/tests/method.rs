@@ -47,7 +47,7 @@ fn engine(config: &Config, images: usize) -> Box<dyn Engine> {
         height: config.data.size,
         width: config.data.size,
     };
-    reference(&method::describe(config, images).unwrap(), sizes).unwrap()
+    reference(&method::describe(config, images).unwrap(), sizes, None).unwrap()
 }
 
 /// `pictures()` without the two that can't be read: 40.
@@ -131,9 +131,9 @@ fn nce_keeps_its_z_or_moves_it() {
 fn told(config: &Config, out: &Path) -> Option<Arc<[f64]>> {
     let told = Mutex::new(None);
     let stop = AtomicBool::new(false);
-    let make = |description: &npid_engine::Description, sizes: Sizes| {
+    let make = |description: &npid_engine::Description, sizes: Sizes, dtype| {
         *told.lock().unwrap() = description.neg_weights.clone();
-        reference(description, sizes)
+        reference(description, sizes, dtype)
     };
     trainer::train(config, out, &options(&stop), make, &mut ()).unwrap();
     told.into_inner().unwrap()

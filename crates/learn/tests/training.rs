@@ -247,7 +247,7 @@ fn engine_for(config: &npid_learn::Config) -> Box<dyn npid_engine::Engine> {
         height: config.data.size,
         width: config.data.size,
     };
-    reference(&description, sizes).unwrap()
+    reference(&description, sizes, None).unwrap()
 }
 
 #[test]

@@ -117,7 +117,8 @@ pub struct Machine {
 /// What the network computes in.
 #[derive(Debug, Args)]
 pub struct Activations {
-    /// Type of the activations; auto takes the device's best, f32
+    /// Type of the activations: auto takes what the recipe or run says, else bf16 where the CPU has
+    /// instructions for it, else f32
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
 }
@@ -136,10 +137,23 @@ pub enum Device {
 /// `--dtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Dtype {
-    /// The device's best.
+    /// What suits the device best.
     Auto,
     /// 32-bit floating point.
     F32,
+    /// Its upper 16 bits, in half the memory; sums and weights stay f32.
+    Bf16,
+}
+
+impl Dtype {
+    /// The type, if one was chosen.
+    pub fn chosen(self) -> Option<npid_engine::Dtype> {
+        match self {
+            Dtype::Auto => None,
+            Dtype::F32 => Some(npid_engine::Dtype::F32),
+            Dtype::Bf16 => Some(npid_engine::Dtype::Bf16),
+        }
+    }
 }
 
 /// How results are printed.
@@ -438,6 +452,8 @@ pub struct Step {
     pub eval: bool,
     #[command(flatten)]
     pub machine: Machine,
+    #[command(flatten)]
+    pub activations: Activations,
     #[command(flatten)]
     pub output: Output,
 }

@@ -5,7 +5,7 @@ use npid_learn::eval::{self, EmbedReport};
 
 use crate::args::Embed;
 use crate::display::Display;
-use crate::engine::engine;
+use crate::engine::looking;
 use crate::out::{self, count};
 use crate::stop;
 
@@ -26,7 +26,10 @@ pub fn run(args: &Embed) -> Result<(), Error> {
         &args.data,
         &args.out,
         &options,
-        |description, sizes| engine(&args.machine, description, sizes),
+        |description, sizes, dtype| {
+            let dtype = args.activations.dtype.chosen().or(dtype);
+            looking(&args.machine, description, sizes, dtype)
+        },
         &mut display,
     );
     display.finish();

@@ -4,7 +4,7 @@ use npid_learn::{Error, eval};
 
 use crate::args::Knn;
 use crate::display::{Display, voters};
-use crate::engine::engine;
+use crate::engine::looking;
 use crate::out::{self, count};
 use crate::stop;
 
@@ -26,7 +26,10 @@ pub fn knn(args: &Knn) -> Result<(), Error> {
         args.k,
         args.temperature,
         &options,
-        |description, sizes| engine(&args.machine, description, sizes),
+        |description, sizes, dtype| {
+            let dtype = args.activations.dtype.chosen().or(dtype);
+            looking(&args.machine, description, sizes, dtype)
+        },
         &mut display,
     );
     display.finish();

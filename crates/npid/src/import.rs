@@ -45,7 +45,10 @@ pub fn run(args: &Import) -> Result<(), Error> {
     let report = import::import(
         &request,
         &options,
-        |description, sizes| engine(&args.machine, description, sizes),
+        |description, sizes, dtype| {
+            let dtype = args.activations.dtype.chosen().or(dtype);
+            engine(&args.machine, description, sizes, dtype)
+        },
         &mut display,
     );
     display.finish();

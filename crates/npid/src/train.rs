@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use npid_data::source::first_readable;
-use npid_engine::{Description, Engine, Sizes};
+use npid_engine::{Description, Dtype, Engine, Sizes};
 use npid_learn::collections::Collections;
 use npid_learn::config::load::load;
 use npid_learn::config::{Paths, Pipeline};
@@ -48,13 +48,14 @@ pub fn run(args: &Train) -> Result<(), Error> {
         strict: args.strict,
         stop: stop::flag(),
     };
-    let make = |description: &_, sizes| engine(&args.machine, description, sizes);
+    let make = |description: &_, sizes, dtype| engine(&args.machine, description, sizes, dtype);
     let summary = match &args.resume {
         Some(folder) => {
             let changes = Changes {
                 data: Paths::new(args.data.clone()),
                 val: Paths::new(args.val.clone()),
                 epochs: args.epochs,
+                dtype: args.activations.dtype.chosen(),
             };
             trainer::resume(folder, &changes, &options, make, &mut display)
         }
@@ -112,7 +113,7 @@ struct Settings {
 /// What a run of these settings will be.
 fn foresee<F>(settings: &Settings, options: &Options<'_>, make: F) -> Result<Plan, Error>
 where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+    F: FnOnce(&Description, Sizes, Option<Dtype>) -> Result<Box<dyn Engine>, Error>,
 {
     let collections = Collections::open(&settings.config.data)?;
     let (facts, choices) = match settings.derived.clone() {
@@ -139,11 +140,21 @@ fn settings(args: &Train) -> Result<Settings, Error> {
             )));
         }
     }
+    let dtype = args.activations.dtype.chosen();
+    if let (Some(dtype), Some(set)) = (dtype, setting(&args.set, "dtype")) {
+        return Err(Error::input(format!(
+            "--set {set}: --dtype {} says the same key; leave one of them out",
+            dtype.name()
+        )));
+    }
     if let (None, Some(data)) = (&args.recipe, &data) {
-        return derived(args, data.clone(), val);
+        let mut settings = derived(args, data.clone(), val)?;
+        settings.config.dtype = dtype.or(settings.config.dtype);
+        return Ok(settings);
     }
     let recipe = recipes::find(args.recipe.as_deref().unwrap_or(BUILT_IN))?;
     let mut config = load(&recipe, &args.set)?;
+    config.dtype = dtype.or(config.dtype);
     if data.is_some() {
         config.data.path = data;
         if setting(&args.set, "data.val").is_none() {

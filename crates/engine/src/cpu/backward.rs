@@ -7,12 +7,13 @@ use half::bf16;
 use npid_network::graph::NodeId;
 
 use super::batch_norm::{self, Backward, Mask};
-use super::element::{Dtype, MapElement};
+use super::element::MapElement;
 use super::memory::Ptr;
 use super::program::{Fused, Work};
 use super::source::Source;
 use super::threads::{Parts, parallel};
 use super::{Cpu, feature, pooling};
+use crate::Dtype;
 use crate::{Loss, Objective, What};
 
 impl Cpu {

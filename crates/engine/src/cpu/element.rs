@@ -4,38 +4,7 @@
 use half::{bf16, f16};
 
 use super::simd::Simd;
-
-/// The type of the numbers that maps are made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dtype {
-    /// 32 bits.
-    #[default]
-    F32,
-    /// The upper 16 bits of them: activations and their gradients in half the memory. Sums,
-    /// statistics, parameters and their gradients stay f32.
-    Bf16,
-}
-
-impl Dtype {
-    /// All, with their names.
-    pub const NAMED: [(&'static str, Dtype); 2] = [("f32", Dtype::F32), ("bf16", Dtype::Bf16)];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Dtype::F32 => "f32",
-            Dtype::Bf16 => "bf16",
-        }
-    }
-
-    /// Bytes of a number.
-    pub fn bytes(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::Bf16 => 2,
-        }
-    }
-}
+use crate::Dtype;
 
 /// A number in memory.
 pub trait Element: Copy + Send + Sync + 'static {

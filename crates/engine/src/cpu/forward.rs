@@ -6,10 +6,11 @@ use npid_network::graph::{BatchNorm, NodeId, ParamId};
 use super::affine::Affine;
 use super::batch_norm;
 use super::conv2d::After;
-use super::element::{Dtype, MapElement};
+use super::element::MapElement;
 use super::program::{Fused, Work};
 use super::source::Source;
 use super::{Cpu, feature, pooling};
+use crate::Dtype;
 use crate::{Images, Norm, What};
 
 impl Cpu {

@@ -5,7 +5,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 
 use half::bf16;
 
-use super::element::{Dtype, Element, MapElement};
+use super::element::{Element, MapElement};
+use crate::Dtype;
 
 /// A zeroed, 64-byte aligned buffer of f32 (a cache line, and the widest vector).
 pub struct Buffer {

@@ -41,13 +41,13 @@ use crate::candidates::Candidates;
 use crate::mapped::MappedRows;
 use crate::state::{self, StateEntry, StateKind};
 use crate::{
-    BankHealth, Description, Engine, Error, Images, Info, Loss, Norm, Objective, Operation, Output,
-    Sizes, Timings, What, check_images, check_objective, check_rows, objective_nodes, output_nodes,
+    BankHealth, Description, Dtype, Engine, Error, Images, Info, Loss, Norm, Objective, Operation,
+    Output, Sizes, Timings, What, check_images, check_objective, check_rows, objective_nodes,
+    output_nodes,
 };
 use batch_norm::Statistics;
 use clock::Clock;
 use conv2d::ConvPlan;
-pub use element::Dtype;
 use feature::InputTable;
 use memory::Buffer;
 use memory_bank::Bank;

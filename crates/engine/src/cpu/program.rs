@@ -12,8 +12,8 @@
 use npid_network::graph::{BatchNorm, Conv2d, Network, NodeId, Op, ParamId, Shape, Window};
 
 use super::conv2d;
-use super::element::Dtype;
 use super::memory::Planner;
+use crate::Dtype;
 
 /// A fused step: [convolution] [batch norm] [+ residual] [ReLU].
 #[derive(Clone, Debug)]

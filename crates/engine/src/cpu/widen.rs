@@ -6,9 +6,10 @@
 
 use std::ops::Range;
 
-use super::element::{Dtype, MapElement};
+use super::element::MapElement;
 use super::memory::{Ptr, scratch};
 use super::simd::{Isa, Kernel, Simd};
+use crate::Dtype;
 
 /// A pointer that stands for `x` in numbers of f32, valid where `range` says (which isn't asked
 /// where they are f32 already) until the thread's scratch is asked for again.

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
-use npid_engine::{Description, Sizes};
+use npid_engine::cpu::{Cpu, Isa, Options};
+use npid_engine::{Description, Dtype, Sizes};
 use npid_network::graph::Network;
 use npid_network::method::{Head, MemoryBank, Npid, RowStorage, Sgd};
 use npid_network::neck::{Neck, embed};

@@ -1,10 +1,22 @@
 //! From a recipe's text and the `--set` flags to a [`Config`], with errors a person can act on.
 
+use npid_engine::Dtype;
 use toml::{Table, Value};
 
 use super::{Config, Invalid};
 use crate::Error;
-use crate::recipes::Recipe;
+use crate::recipes::{self, Recipe};
+use crate::run::RunFolder;
+
+/// The configuration of a run that exists. Versions that computed in nothing but f32 didn't say so.
+///
+/// # Errors
+/// As [`load`]'s, and if there is no `config.toml`.
+pub fn of_run(folder: &RunFolder) -> Result<Config, Error> {
+    let mut config = load(&recipes::read(&folder.config())?, &[])?;
+    config.dtype = config.dtype.or(Some(Dtype::F32));
+    Ok(config)
+}
 
 /// Reads a recipe, applies each of `sets` (`dotted.key=value`, in order) and checks every value
 /// that can be checked without the data.

@@ -18,6 +18,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+use npid_engine::Dtype;
 use npid_network::method::RowType;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,15 @@ pub struct Config {
     /// Seed of every random draw of the run; 0 by default.
     #[serde(default)]
     pub seed: u64,
+    /// What activations and their gradients are made of: `f32`, or `bf16` with half the memory.
+    /// Where it is absent the engine takes what suits the device best; a run's `config.toml` says
+    /// which that was.
+    #[serde(
+        default,
+        with = "parts::dtype",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub dtype: Option<Dtype>,
     /// The algorithm and its parts.
     pub model: Model,
     /// Pictures and their augmentation.

@@ -109,6 +109,30 @@ pub(super) mod row_type {
     }
 }
 
+/// `dtype`, by its name; `auto` is as good as nothing.
+pub(super) mod dtype {
+    use npid_engine::Dtype;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(dtype: &Option<Dtype>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(dtype.map_or("auto", Dtype::name))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Dtype>, D::Error> {
+        let name = String::deserialize(from)?;
+        if name == "auto" {
+            return Ok(None);
+        }
+        Dtype::named(&name).map(Some).ok_or_else(|| {
+            let known = Dtype::NAMED.map(|(name, _)| name).join(", ");
+            D::Error::custom(format!(
+                "unknown type '{name}' of activations; there are auto, {known}"
+            ))
+        })
+    }
+}
+
 /// `optimizer.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OptimizerType {

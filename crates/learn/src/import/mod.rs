@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use npid_data::source::{self, Source};
 use npid_engine::state::{BANK, LOG_Z, MOMENTUM, StateKind};
-use npid_engine::{Description, Engine, Norm, Sizes};
+use npid_engine::{Description, Dtype, Engine, Norm, Sizes};
 use npid_weights::resnet::{self, Matched};
 use serde::Serialize;
 use toml::Table;
@@ -129,7 +129,7 @@ pub fn import<F>(
     progress: &mut dyn Progress,
 ) -> Result<Report, Error>
 where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+    F: FnOnce(&Description, Sizes, Option<Dtype>) -> Result<Box<dyn Engine>, Error>,
 {
     checkpoint::survive_file_size_limit();
     let file = npid_weights::read(request.file)?;
@@ -153,7 +153,7 @@ where
     let mut config = settings(&found, request, &recipe, images, progress)?;
     config.data.path = data.path;
     config.data.val = data.val;
-    let config = config.resolve(images)?;
+    let mut config = config.resolve(images)?;
     if config.model.memory_bank.storage == Storage::File {
         return Err(Error::input(
             "model.memory_bank.storage is \"file\", which an imported run can't have; leave it out",
@@ -165,7 +165,8 @@ where
     if found.kind == Kind::Network {
         description = method::without_method(description);
     }
-    let mut engine = make_engine(&description, method::sizes(&config))?;
+    let mut engine = make_engine(&description, method::sizes(&config), config.dtype)?;
+    config.dtype = Dtype::named(engine.info().dtype).or(config.dtype);
     let matched = network(engine.as_mut(), &found)?;
     progress.note(&format!(
         "{}: {}",

@@ -8,7 +8,7 @@
 mod measure;
 mod time;
 
-use npid_engine::{Description, Engine, Sizes, StateEntry, StateKind};
+use npid_engine::{Description, Dtype, Engine, Sizes, StateEntry, StateKind};
 use serde::Serialize;
 
 use crate::bank_file::{self, Shape};
@@ -142,12 +142,13 @@ pub fn plan<F>(
     make_engine: F,
 ) -> Result<Plan, Error>
 where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+    F: FnOnce(&Description, Sizes, Option<Dtype>) -> Result<Box<dyn Engine>, Error>,
 {
     config.check()?;
     check::anything_readable(collections)?;
-    let config = config.resolve(collections.train.len())?;
+    let mut config = config.resolve(collections.train.len())?;
     let mut engine = check::prepare(&config, collections, options, make_engine)?;
+    config.dtype = Dtype::named(engine.info().dtype).or(config.dtype);
     // A file of weights that a run refuses is refused here.
     pretrained::load(engine.as_mut(), &config)?;
     let (split, _) = collections.knn_split(&config, config.evaluation.max_rows);

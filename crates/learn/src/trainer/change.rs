@@ -11,7 +11,7 @@ use std::sync::mpsc;
 
 use npid_data::source::{ContentHash, Source};
 use npid_engine::state::BANK;
-use npid_engine::{Description, Engine, Norm, Sizes};
+use npid_engine::{Description, Dtype, Engine, Norm, Sizes};
 use npid_network::init::random_row;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -53,7 +53,7 @@ pub(super) fn change_over<F>(
     progress: &mut dyn Progress,
 ) -> Result<Ready, Error>
 where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+    F: FnOnce(&Description, Sizes, Option<Dtype>) -> Result<Box<dyn Engine>, Error>,
 {
     let Resumed {
         folder,

@@ -2,7 +2,7 @@
 
 use npid_data::loader::LoadOptions;
 use npid_data::source;
-use npid_engine::{Description, Engine, Sizes};
+use npid_engine::{Description, Dtype, Engine, Sizes};
 
 use super::{Options, reading_of};
 use crate::collections::Collections;
@@ -43,12 +43,12 @@ pub(crate) fn prepare<F>(
     make_engine: F,
 ) -> Result<Box<dyn Engine>, Error>
 where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+    F: FnOnce(&Description, Sizes, Option<Dtype>) -> Result<Box<dyn Engine>, Error>,
 {
     let mut description = method::describe(config, collections.train.len())?;
     description.neg_weights = neg_weights::of(config, collections.train.as_ref())?;
     full_batch(config, collections, options)?;
-    make_engine(&description, method::sizes(config))
+    make_engine(&description, method::sizes(config), config.dtype)
 }
 
 /// Reads pictures until there are enough for one batch, which in most collections are the first.

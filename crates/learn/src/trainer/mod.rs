@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicBool;
 
 use npid_data::loader::Batch;
 use npid_data::source::ContentHash;
-use npid_engine::{Description, Engine, Sizes};
+use npid_engine::{Description, Dtype, Engine, Sizes};
 use serde::Serialize;
 
 use crate::bank_file::{BankFile, Begun, Shape};
@@ -104,15 +104,16 @@ pub fn train<F>(
     progress: &mut dyn Progress,
 ) -> Result<Summary, Error>
 where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+    F: FnOnce(&Description, Sizes, Option<Dtype>) -> Result<Box<dyn Engine>, Error>,
 {
     let timing = Timing::start();
     checkpoint::survive_file_size_limit();
     config.check()?;
     let collections = Collections::open(&config.data)?;
     check::anything_readable(&collections)?;
-    let config = config.resolve(collections.train.len())?;
+    let mut config = config.resolve(collections.train.len())?;
     let mut engine = check::prepare(&config, &collections, options, make_engine)?;
+    config.dtype = Dtype::named(engine.info().dtype).or(config.dtype);
     let pretrained = pretrained::load(engine.as_mut(), &config)?;
     if options.strict {
         check::all(&collections, &config, options)?;
@@ -157,6 +158,8 @@ pub(crate) fn fingerprint(config: &Config) -> Result<String, Error> {
     config.data.workers = 0;
     config.log.tensorboard = true;
     config.model.memory_bank.max_dirty_bytes = None;
+    // As runs of versions that had nothing else.
+    config.dtype = config.dtype.filter(|dtype| *dtype != Dtype::F32);
     // Pictures may be moved: `identity` sees to it that they are the same ones.
     config.data.path = None;
     config.data.data_prefix = None;

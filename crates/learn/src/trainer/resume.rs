@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use npid_engine::{Description, Engine, Sizes};
+use npid_engine::{Description, Dtype, Engine, Sizes};
 
 use super::change::{self, Change};
 use super::timing::Timing;
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::identity::{self, Table};
 use crate::progress::Progress;
 use crate::run::RunFolder;
-use crate::{pending, pretrained, recipes};
+use crate::{pending, pretrained};
 
 /// What a resumed run is to do otherwise than its `config.toml` says, which then says it too.
 #[derive(Clone, Debug, Default)]
@@ -26,11 +26,26 @@ pub struct Changes {
     pub val: Option<Paths>,
     /// Epochs in all; in place of `runner.max_epochs`.
     pub epochs: Option<u32>,
+    /// What activations are made of, which can't be changed: it must be what the run has.
+    pub dtype: Option<Dtype>,
 }
 
 impl Changes {
     fn is_none(&self) -> bool {
         self.data.is_none() && self.val.is_none() && self.epochs.is_none()
+    }
+
+    fn keep_dtype(&self, folder: &RunFolder, saved: &Config) -> Result<(), Error> {
+        match (self.dtype, saved.dtype) {
+            (Some(asked), Some(has)) if asked != has => Err(Error::input(format!(
+                "--dtype {}: {} computes in {}, and a run goes on as it began; leave the flag out, \
+                 or start a new run",
+                asked.name(),
+                folder.path().display(),
+                has.name()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The configuration with these changes.
@@ -119,7 +134,7 @@ pub fn resume<F>(
     progress: &mut dyn Progress,
 ) -> Result<Summary, Error>
 where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+    F: FnOnce(&Description, Sizes, Option<Dtype>) -> Result<Box<dyn Engine>, Error>,
 {
     let timing = Timing::start();
     checkpoint::survive_file_size_limit();
@@ -128,7 +143,8 @@ where
     let newest = bank_file::newest(&folder)?;
     let meta = newest.as_ref().map(|(checkpoint, _)| checkpoint.meta());
     pending::recover(&folder, meta)?;
-    let saved = load::load(&recipes::read(&folder.config())?, &[])?;
+    let saved = load::of_run(&folder)?;
+    changes.keep_dtype(&folder, &saved)?;
     let config = changes.apply(&saved);
     config.check()?;
     if let (Some(epochs), Some(meta)) = (changes.epochs, meta) {
@@ -241,7 +257,7 @@ fn same<F>(
     progress: &mut dyn Progress,
 ) -> Result<Ready, Error>
 where
-    F: FnOnce(&Description, Sizes) -> Result<Box<dyn Engine>, Error>,
+    F: FnOnce(&Description, Sizes, Option<Dtype>) -> Result<Box<dyn Engine>, Error>,
 {
     let Resumed {
         folder,

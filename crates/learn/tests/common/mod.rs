@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use npid_engine::reference::Reference;
-use npid_engine::{Description, Engine, Sizes};
+use npid_engine::{Description, Dtype, Engine, Sizes};
 use npid_learn::config::load::load;
 use npid_learn::progress::{Progress, Started};
 use npid_learn::recipes::Recipe;
@@ -78,7 +78,11 @@ pub fn config(pictures: &Path, sets: &[&str]) -> Config {
 }
 
 /// The reference engine.
-pub fn reference(description: &Description, sizes: Sizes) -> Result<Box<dyn Engine>, Error> {
+pub fn reference(
+    description: &Description,
+    sizes: Sizes,
+    _: Option<Dtype>,
+) -> Result<Box<dyn Engine>, Error> {
     Ok(Box::new(Reference::<f32>::compile(description, sizes)?))
 }
 

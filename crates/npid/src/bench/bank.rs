@@ -31,7 +31,7 @@ pub fn bank(args: &BankArgs) -> Result<(), Error> {
         height: 1,
         width: 1,
     };
-    let mut engine = engine(&args.machine, &describe(args)?, sizes)?;
+    let mut engine = engine(&args.machine, &describe(args)?, sizes, None)?;
     let before = resident_mb();
     forget_peak();
     let mut times = Vec::with_capacity(args.steps);

@@ -29,7 +29,12 @@ pub fn step(args: &Step) -> Result<(), Error> {
         height: args.size,
         width: args.size,
     };
-    let mut engine = engine(&args.machine, &describe(args)?, sizes)?;
+    let mut engine = engine(
+        &args.machine,
+        &describe(args)?,
+        sizes,
+        args.activations.dtype.chosen(),
+    )?;
     if !args.eval {
         fill_bank(engine.as_mut(), args)?;
     }

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use npid_engine::cpu::{Cpu, Dtype, Isa, Options};
+use npid_engine::cpu::{Cpu, Isa, Options};
 use npid_engine::reference::Reference;
-use npid_engine::{Description, Draws, Engine, Images, Norm, Objective, Output, Sizes};
+use npid_engine::{Description, Draws, Dtype, Engine, Images, Norm, Objective, Output, Sizes};
 use npid_learn::Error;
 use npid_network::graph::{Init, Network};
 use npid_network::method::{Head, MemoryBank, Npid, RowStorage, RowType, Sgd};

@@ -12,6 +12,8 @@ mod x86;
 
 use half::{bf16, f16};
 
+use crate::Dtype;
+
 use super::tile;
 
 pub use portable::Portable;
@@ -256,6 +258,11 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
         }
+    }
+
+    /// What activations are best made of: bf16 where it is native.
+    pub fn best_dtype(self) -> Dtype {
+        Dtype::F32
     }
 
     /// Numbers in a vector.

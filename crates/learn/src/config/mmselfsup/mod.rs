@@ -154,6 +154,9 @@ pub fn translate(path: &Path) -> Result<Translation, Error> {
     }
     hooks(&mut top, epochs, &mut out)?;
     rest(&mut top, &config.read, &mut out)?;
+    // What was published was computed so; `--dtype bf16` is there for who wants it.
+    let whole = top.place.clone();
+    out.set("dtype", "f32", &whole);
 
     let text = toml::to_string(&out.table)
         .map_err(|error| Error::input(format!("{}: {error}", path.display())))?;
