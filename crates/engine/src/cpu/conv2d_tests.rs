@@ -1,11 +1,13 @@
 //! Each kernel of a convolution against plain loops in f64, over a table of shapes, on every
 //! instruction set this machine has.
 
+use half::bf16;
 use npid_network::graph::{Conv2d, ParamId, Shape};
 use npid_network::philox::{Purpose, Stream};
 
 use super::conv2d::{After, ConvPlan};
-use super::memory::Buffer;
+use super::element::{Element, MapElement};
+use super::memory::{Buffer, Ptr};
 use super::simd::Isa;
 use super::source::Source;
 use super::threads::Threads;
@@ -56,6 +58,46 @@ fn errors(got: &[f32], want: &[f64]) -> (f64, f64) {
     )
 }
 
+/// What the passes read, and what the data gradient is added to.
+struct Maps<'a> {
+    x: &'a [f32],
+    dy: &'a [f32],
+    before: &'a [f32],
+}
+
+/// Output, data gradient and weight gradient (of maps of E, as f32), the latter from 1 on.
+fn all<E: MapElement>(
+    isa: Isa,
+    plan: &ConvPlan,
+    count: usize,
+    maps: &Maps<'_>,
+    weights: &[f32],
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let map = |numbers: &[f32]| -> Vec<E> { numbers.iter().map(|x| E::narrow(*x)).collect() };
+    let (mut x, mut dy, mut dx) = (map(maps.x), map(maps.dy), map(maps.before));
+    let mut y = map(maps.dy);
+    let mut dw = vec![1.0; weights.len()];
+    let mut packed = Buffer::new(plan.packed_len());
+    let mut zeros = Buffer::new(plan.zeros_len());
+    let mut workspace = Buffer::new(plan.workspace_len(count));
+    let after = After {
+        affine: None,
+        statistics: None,
+    };
+    let (px, pdy) = (Ptr::of(&mut x), Ptr::of(&mut dy));
+    let (py, pdx) = (Ptr::of(&mut y), Ptr::of(&mut dx));
+    let (pk, pz, pw) = (packed.ptr(), zeros.ptr(), workspace.ptr());
+    plan.pack(isa, weights, pk);
+    // SAFETY: buffers as long as the plan says.
+    unsafe {
+        plan.forward(isa, count, Source::plain(px), pk, pz, pw, py, after);
+        plan.data_gradient(isa, count, pdy, pk, pz, pw, pdx, true);
+        plan.weight_gradient(isa, count, Source::plain(px), pdy, pw, &mut dw);
+    }
+    let wide = |map: Vec<E>| map.into_iter().map(Element::widen).collect();
+    (wide(y), wide(dx), dw)
+}
+
 #[test]
 fn all_directions_are_the_references() {
     let pool = Threads::new(2).unwrap();
@@ -80,16 +122,16 @@ fn all_directions_are_the_references() {
             };
             let plan = ConvPlan::new(conv, input, output, true, isa.lanes());
             let mut stream = Stream::new(7, Purpose::Bench, 0, 0, 0);
-            let mut random = |len: usize| {
-                let mut buffer = Buffer::new(len);
-                buffer.as_mut_slice().fill_with(|| stream.normal() as f32);
-                buffer
+            // Numbers of bf16, so that maps of either type hold the same.
+            let mut random = |len: usize| -> Vec<f32> {
+                let one = |_| bf16::narrow(stream.normal() as f32).widen();
+                (0..len).map(one).collect()
             };
-            let mut x = random(count * input.len());
-            let mut dy = random(count * output.len());
+            let x = random(count * input.len());
+            let dy = random(count * output.len());
+            let before = random(count * input.len());
             let taps = kernel * kernel;
             let theirs = random(taps * ci * co); // [out][in][position]
-            let theirs = theirs.as_slice();
             let mut weights = vec![0.0; theirs.len()]; // [position][in][out]
             for o in 0..co {
                 for i in 0..ci {
@@ -98,30 +140,22 @@ fn all_directions_are_the_references() {
                     }
                 }
             }
-            let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| f64::from(*x)).collect() };
-            let (x64, dy64, w64) = (wide(x.as_slice()), wide(dy.as_slice()), wide(theirs));
-
-            let (mut y, mut dx) = (random(count * output.len()), random(count * input.len()));
-            let before = wide(dx.as_slice());
-            let mut dw = vec![1.0; theirs.len()];
-            let mut packed = Buffer::new(plan.packed_len());
-            let mut zeros = Buffer::new(plan.zeros_len());
-            let mut workspace = Buffer::new(plan.workspace_len(count));
-            let after = After {
-                affine: None,
-                statistics: None,
+            let maps = Maps {
+                x: &x,
+                dy: &dy,
+                before: &before,
             };
-            let (px, pdy, py, pdx) = (x.ptr(), dy.ptr(), y.ptr(), dx.ptr());
-            let (pk, pz, pw) = (packed.ptr(), zeros.ptr(), workspace.ptr());
-            pool.enter(|| {
-                plan.pack(isa, &weights, pk);
-                // SAFETY: buffers as long as the plan says.
-                unsafe {
-                    plan.forward(isa, count, Source::plain(px), pk, pz, pw, py, after);
-                    plan.data_gradient(isa, count, pdy, pk, pz, pw, pdx, true);
-                    plan.weight_gradient(isa, count, Source::plain(px), pdy, pw, &mut dw);
-                }
-            });
+            let (y, dx, dw) = pool.enter(|| all::<f32>(isa, &plan, count, &maps, &weights));
+            // In bf16 maps are read as they are, and each number that is written is rounded once.
+            let halves = pool.enter(|| all::<bf16>(isa, &plan, count, &maps, &weights));
+            let rounded =
+                |x: &[f32]| -> Vec<f32> { x.iter().map(|x| bf16::narrow(*x).widen()).collect() };
+            assert!(halves.0 == rounded(&y), "{isa:?} {case:?} y in bf16");
+            assert!(halves.1 == rounded(&dx), "{isa:?} {case:?} dx in bf16");
+            assert!(halves.2 == dw, "{isa:?} {case:?} dw in bf16");
+            let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| f64::from(*x)).collect() };
+            let (x64, dy64, w64) = (wide(&x), wide(&dy), wide(&theirs));
+            let before = wide(&before);
             let want_y = reference::forward(&x64, &w64, &conv, count, input, output);
             let mut want_dx = reference::backward_input(&dy64, &w64, &conv, count, input, output);
             want_dx.iter_mut().zip(before).for_each(|(d, b)| *d += b);
@@ -140,8 +174,8 @@ fn all_directions_are_the_references() {
                 (1e-5, 1e-6)
             };
             for (what, got, want) in [
-                ("y", y.as_slice(), &want_y),
-                ("dx", dx.as_slice(), &want_dx),
+                ("y", &y, &want_y),
+                ("dx", &dx, &want_dx),
                 ("dw", &dw, &want_dw),
             ] {
                 let (largest, rms) = errors(got, want);

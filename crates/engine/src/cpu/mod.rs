@@ -9,6 +9,8 @@ mod affine;
 mod backward;
 mod bank;
 mod batch_norm;
+#[cfg(test)]
+mod bf16_tests;
 mod clock;
 mod conv2d;
 #[cfg(test)]

@@ -72,7 +72,12 @@ pub fn ops(args: &Ops) -> Result<(), Error> {
         height: step.size,
         width: step.size,
     };
-    let mut engine = engine(&step.machine, &description, sizes)?;
+    let mut engine = engine(
+        &step.machine,
+        &description,
+        sizes,
+        step.activations.dtype.chosen(),
+    )?;
     if !step.eval {
         fill_bank(engine.as_mut(), step)?;
     }
