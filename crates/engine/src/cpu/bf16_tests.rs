@@ -6,7 +6,7 @@ use npid_network::graph::{Shape, Window};
 use npid_network::philox::{Purpose, Stream};
 
 use super::affine::Affine;
-use super::batch_norm::{self, Backward, Statistics};
+use super::batch_norm::{self, Backward, Mask, Statistics};
 use super::element::{Element, MapElement};
 use super::feature::{self, InputTable};
 use super::memory::{Buffer, Ptr};
@@ -121,7 +121,7 @@ fn normed<E: MapElement>(isa: Isa, pixels: usize, channels: usize, add: bool) ->
     let maps = Backward {
         dz: Ptr::of(&mut dz),
         // The ReLU's mask must not depend on rounding, so it is the same map for both.
-        out: Some(Ptr::of(&mut residual)),
+        mask: Mask::Out(Ptr::of(&mut residual)),
         x: px,
         dx: Some(Ptr::of(&mut dx)),
         accumulate: add,
