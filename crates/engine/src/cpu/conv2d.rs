@@ -270,7 +270,8 @@ impl ConvPlan {
     /// Bytes that each thread needs for itself.
     pub fn scratch_bytes(&self, count: usize) -> usize {
         let both = [&self.winograd, &self.winograd_back].into_iter().flatten();
-        both.map(|w| w.scratch_bytes(count)).max().unwrap_or(0)
+        let winograd = both.map(|w| w.scratch_bytes(count)).max();
+        winograd.unwrap_or(self.gradient_scratch() * 4)
     }
 
     /// First pixel of the batch in each block and the number of pixels, as ranges.
@@ -279,11 +280,6 @@ impl ConvPlan {
             return winograd.block_pixels(count, block);
         }
         self.forward.pixels_of(&self.blocks(count).range(block))
-    }
-
-    /// The numbers of the batch's input that some pixels of its output read.
-    pub(super) fn reads(&self, pixels: Range<usize>) -> Range<usize> {
-        self.forward.reads(pixels)
     }
 
     /// Numbers that the statistics of all blocks take, in whole cache lines.

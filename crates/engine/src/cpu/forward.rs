@@ -56,7 +56,8 @@ impl Cpu {
                 let winners = &mut self.compiled[step].winners;
                 let (from, to) = (shape(x), shape(out));
                 unsafe {
-                    pooling::max_forward(count, window, from, to, value(x), value(out), winners);
+                    let (x, y) = (value(x), value(out));
+                    pooling::max_forward(self.isa, count, window, from, to, x, y, winners);
                 }
             }
             Work::Average(x) => unsafe {

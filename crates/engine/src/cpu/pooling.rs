@@ -4,6 +4,7 @@ use npid_network::graph::{Shape, Window};
 
 use super::element::MapElement;
 use super::memory::{Ptr, scratch};
+use super::simd::{Isa, Kernel, Simd};
 use super::threads::parallel;
 
 /// y = max pool of x; `winners` (B x output) notes which position of the window won (the first on
@@ -12,6 +13,7 @@ use super::threads::parallel;
 /// # Safety
 /// The pointers must hold `count` images, `y` exclusively.
 pub unsafe fn max_forward<E: MapElement>(
+    isa: Isa,
     count: usize,
     window: Window,
     input: Shape,
@@ -25,29 +27,72 @@ pub unsafe fn max_forward<E: MapElement>(
         let (image, oy) = (task / output.h, task % output.h);
         let row = output.w * output.c;
         // SAFETY: this image, and this task's row of the output.
-        let (x, y, winners) = unsafe {
-            (
-                x.add(image * input.len()).slice(input.len()),
-                y.add(image * output.len() + oy * row).slice_mut(row),
-                winners.slice(image * output.len() + oy * row, row),
-            )
-        };
-        for ox in 0..output.w {
-            let out = &mut y[ox * output.c..][..output.c];
-            let win = &mut winners[ox * output.c..][..output.c];
-            out.fill(E::narrow(f32::NEG_INFINITY));
-            for (position, at) in positions(window, input, oy, ox) {
-                let from = &x[at..][..output.c];
-                for ((o, w), &v) in out.iter_mut().zip(win.iter_mut()).zip(from) {
-                    if v.widen() > o.widen() || v.widen().is_nan() {
-                        *o = v;
-                        *w = position as u8;
-                    }
-                }
-            }
+        unsafe {
+            isa.run(MaxRow {
+                window,
+                input,
+                oy,
+                x: x.add(image * input.len()).slice(input.len()),
+                y: y.add(image * output.len() + oy * row).slice_mut(row),
+                winners: winners.slice(image * output.len() + oy * row, row),
+            });
         }
     });
 }
+
+/// One row of a max pool's output.
+struct MaxRow<'a, E> {
+    window: Window,
+    input: Shape,
+    oy: usize,
+    x: &'a [E],
+    y: &'a mut [E],
+    winners: &'a mut [u8],
+}
+
+impl<E: MapElement> Kernel for MaxRow<'_, E> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let channels = self.input.c;
+        let pixels = self.y.chunks_exact_mut(channels);
+        let pixels = pixels.zip(self.winners.chunks_exact_mut(channels));
+        for (ox, (out, win)) in pixels.enumerate() {
+            let parts = out.chunks_mut(LANES).zip(win.chunks_mut(LANES));
+            for (part, (out, win)) in parts.enumerate() {
+                // In arrays of a fixed length, which the compiler makes vectors of.
+                let (mut most, mut which) = ([f32::NEG_INFINITY; LANES], [0u32; LANES]);
+                for (position, at) in positions(self.window, self.input, self.oy, ox) {
+                    let from = &self.x[at + part * LANES..][..out.len()];
+                    let mut values = [f32::NEG_INFINITY; LANES];
+                    if let Ok(from) = <&[E; LANES]>::try_from(from) {
+                        for l in 0..LANES {
+                            values[l] = from[l].widen();
+                        }
+                    } else {
+                        for (value, x) in values.iter_mut().zip(from) {
+                            *value = x.widen();
+                        }
+                    }
+                    for l in 0..LANES {
+                        let (value, old) = (values[l], most[l]);
+                        let wins = (value > old) | value.is_nan();
+                        most[l] = if wins { value } else { old };
+                        which[l] = if wins { position as u32 } else { which[l] };
+                    }
+                }
+                for (l, (out, win)) in out.iter_mut().zip(win).enumerate() {
+                    *out = E::narrow(most[l]);
+                    *win = which[l] as u8;
+                }
+            }
+        }
+    }
+}
+
+/// Channels of a max pool that are compared at once.
+const LANES: usize = 16;
 
 /// dx = the gradient of the max pool (added if `accumulate`). Rows of the input gather what the
 /// windows over them give, in f32, and are rounded once.
