@@ -7,6 +7,7 @@ use half::bf16;
 use npid_network::graph::NodeId;
 
 use super::batch_norm::{self, Backward, Mask};
+use super::conv2d::Weights;
 use super::element::MapElement;
 use super::memory::Ptr;
 use super::program::{Fused, Work};
@@ -219,8 +220,13 @@ impl Cpu {
         }
         if needed(fused.x) {
             let (dx, add) = (gradient(fused.x), live[fused.x.0]);
+            let weights = Weights {
+                values: &parameters.values[weight.0],
+                packed,
+                zeros,
+            };
             // SAFETY: maps as laid out.
-            unsafe { plan.data_gradient(self.isa, count, dy, packed, zeros, workspace, dx, add) };
+            unsafe { plan.data_gradient(self.isa, count, dy, weights, workspace, dx, add) };
             self.clock.lap(What::DataGradient, Some(step), count);
             live[fused.x.0] = true;
         }

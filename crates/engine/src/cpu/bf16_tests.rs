@@ -159,7 +159,7 @@ fn batch_norm_differs_by_the_rounding_of_what_it_writes() {
     }
 }
 
-fn pooled<E: MapElement>(add: bool) -> Vec<Vec<f32>> {
+fn pooled<E: MapElement>(isa: Isa, add: bool) -> Vec<Vec<f32>> {
     let window = Window {
         kernel: 3,
         stride: 2,
@@ -178,7 +178,7 @@ fn pooled<E: MapElement>(add: bool) -> Vec<Vec<f32>> {
     // SAFETY: `count` images each.
     unsafe {
         let py = Ptr::of(&mut y);
-        pooling::max_forward(count, window, input, output, px, py, &mut winners);
+        pooling::max_forward(isa, count, window, input, output, px, py, &mut winners);
         let (pdy, pdx) = (Ptr::of(&mut dy), Ptr::of(&mut dx));
         pooling::max_backward(count, window, input, output, pdy, &winners, pdx, add);
         pooling::average_forward(count, input, px, Ptr::of(&mut mean));
@@ -191,8 +191,11 @@ fn pooled<E: MapElement>(add: bool) -> Vec<Vec<f32>> {
 
 #[test]
 fn pooling_differs_by_the_rounding_of_what_it_writes() {
-    for add in [false, true] {
-        assert_eq!(pooled::<f32>(add), pooled::<bf16>(add), "{add}");
+    for isa in Isa::available() {
+        for add in [false, true] {
+            let (want, got) = (pooled::<f32>(isa, add), pooled::<bf16>(isa, add));
+            assert_eq!(want, got, "{isa:?} {add}");
+        }
     }
 }
 

@@ -115,6 +115,17 @@ pub struct ConvPlan {
     packed_len: usize,
 }
 
+/// The weights of a convolution.
+#[derive(Clone, Copy)]
+pub struct Weights<'a> {
+    /// [position][in][out]
+    pub values: &'a [f32],
+    /// The same as [`ConvPlan::pack`] left them.
+    pub packed: Ptr,
+    /// A row of [`ConvPlan::zeros_len`] zeros.
+    pub zeros: Ptr,
+}
+
 /// What is done with the output while it is in the cache.
 #[derive(Clone, Copy)]
 pub struct After<'a, E> {
@@ -185,11 +196,11 @@ impl ConvPlan {
             packed_len: packed_len(taps * ci, co, lanes),
         };
         if serves(conv, input) {
-            let forward = Winograd::new(input, ci, co, lanes, 0);
+            let forward = Winograd::new(input, (ci, co), false, lanes, 0);
             plan.packed_len = forward.packed_len();
             plan.winograd = Some(forward);
             if needs_dx {
-                let back = Winograd::new(input, co, ci, lanes, plan.packed_len);
+                let back = Winograd::new(input, (co, ci), true, lanes, plan.packed_len);
                 plan.packed_len += back.packed_len();
                 plan.winograd_back = Some(back);
             }
@@ -307,9 +318,9 @@ impl ConvPlan {
         if let Some(winograd) = &self.winograd {
             // SAFETY: each has its own part of the packed weights.
             unsafe {
-                winograd.pack(isa, weights, false, packed);
+                winograd.pack(isa, weights, packed);
                 if let Some(back) = &self.winograd_back {
-                    back.pack(isa, weights, true, packed);
+                    back.pack(isa, weights, packed);
                 }
             }
             return;
@@ -350,37 +361,25 @@ impl ConvPlan {
     /// y = conv(x), B x H x W x C each; y is overwritten.
     ///
     /// # Safety
-    /// The pointers must be valid for `count` images, packed weights and zeros, `y` exclusive.
+    /// The pointers must be valid for `count` images and the weights, `y` and `workspace`
+    /// ([`ConvPlan::workspace_len`]) exclusive.
     pub unsafe fn forward<E: MapElement>(
         &self,
         isa: Isa,
         count: usize,
         x: Source<'_, E>,
-        packed: Ptr,
-        zeros: Ptr,
+        weights: Weights<'_>,
         workspace: Ptr,
         y: Ptr<E>,
         after: After<'_, E>,
     ) {
         if let Some(winograd) = &self.winograd {
             // SAFETY: passed on.
-            return unsafe { winograd.run(isa, count, x, packed, workspace, y, false, after) };
+            return unsafe { winograd.run(isa, count, x, weights, workspace, y, false, after) };
         }
         assert!(x.norm.is_none(), "walks read maps as they lie");
         // SAFETY: passed on.
-        unsafe {
-            self.walk(
-                isa,
-                &self.forward,
-                count,
-                x.map,
-                packed,
-                zeros,
-                y,
-                false,
-                after,
-            )
-        };
+        unsafe { self.walk(isa, &self.forward, count, x.map, weights, y, false, after) };
     }
 
     /// dx = conv^T(dy), or dx += if `accumulate`.
@@ -392,8 +391,7 @@ impl ConvPlan {
         isa: Isa,
         count: usize,
         dy: Ptr<E>,
-        packed: Ptr,
-        zeros: Ptr,
+        weights: Weights<'_>,
         workspace: Ptr,
         dx: Ptr<E>,
         accumulate: bool,
@@ -409,7 +407,7 @@ impl ConvPlan {
                     isa,
                     count,
                     Source::plain(dy),
-                    packed,
+                    weights,
                     workspace,
                     dx,
                     accumulate,
@@ -423,7 +421,7 @@ impl ConvPlan {
             }
             // SAFETY: passed on; the walks write different pixels.
             unsafe {
-                self.walk(isa, walk, count, dy, packed, zeros, dx, accumulate, after);
+                self.walk(isa, walk, count, dy, weights, dx, accumulate, after);
             }
         }
     }
@@ -436,8 +434,7 @@ impl ConvPlan {
         walk: &Walk,
         count: usize,
         x: Ptr<E>,
-        packed: Ptr,
-        zeros: Ptr,
+        weights: Weights<'_>,
         y: Ptr<E>,
         accumulate: bool,
         after: After<'_, E>,
@@ -457,8 +454,8 @@ impl ConvPlan {
                     panels: groups.range(group),
                     x: widened(isa, x, || walk.reads(walk.pixels_of(&rows))),
                     rows,
-                    packed: packed.add(walk.packed),
-                    zeros,
+                    packed: weights.packed.add(walk.packed),
+                    zeros: weights.zeros,
                     y,
                     accumulate,
                     after,

@@ -5,7 +5,7 @@ use half::bf16;
 use npid_network::graph::{Conv2d, ParamId, Shape};
 use npid_network::philox::{Purpose, Stream};
 
-use super::conv2d::{After, ConvPlan};
+use super::conv2d::{After, ConvPlan, Weights};
 use super::element::{Element, MapElement};
 use super::memory::{Buffer, Ptr};
 use super::simd::Isa;
@@ -88,10 +88,15 @@ fn all<E: MapElement>(
     let (py, pdx) = (Ptr::of(&mut y), Ptr::of(&mut dx));
     let (pk, pz, pw) = (packed.ptr(), zeros.ptr(), workspace.ptr());
     plan.pack(isa, weights, pk);
+    let all = Weights {
+        values: weights,
+        packed: pk,
+        zeros: pz,
+    };
     // SAFETY: buffers as long as the plan says.
     unsafe {
-        plan.forward(isa, count, Source::plain(px), pk, pz, pw, py, after);
-        plan.data_gradient(isa, count, pdy, pk, pz, pw, pdx, true);
+        plan.forward(isa, count, Source::plain(px), all, pw, py, after);
+        plan.data_gradient(isa, count, pdy, all, pw, pdx, true);
         plan.weight_gradient(isa, count, Source::plain(px), pdy, pw, &mut dw);
     }
     let wide = |map: Vec<E>| map.into_iter().map(Element::widen).collect();

@@ -5,7 +5,7 @@ use npid_network::graph::{BatchNorm, NodeId, ParamId};
 
 use super::affine::Affine;
 use super::batch_norm;
-use super::conv2d::After;
+use super::conv2d::{After, ConvPlan, Weights};
 use super::element::MapElement;
 use super::program::{Fused, Work};
 use super::source::Source;
@@ -111,6 +111,12 @@ impl Cpu {
         let (earlier, rest) = self.compiled.split_at_mut(step);
         let compiled = &mut rest[0];
         let packed = self.packed.ptr().add(compiled.packed);
+        let values = &self.parameters.values;
+        let weights = |plan: &ConvPlan| Weights {
+            values: &values[plan.conv.weight.0],
+            packed,
+            zeros,
+        };
         let statistics = &mut compiled.statistics;
         let unread = |node: NodeId| self.program.unread[node.0].filter(|_| !eval);
         let source = Source {
@@ -162,11 +168,12 @@ impl Cpu {
             unsafe {
                 match &compiled.conv {
                     Some(plan) => {
+                        let weights = weights(plan);
                         let after = After {
                             affine: Some(affine),
                             statistics: None,
                         };
-                        plan.forward(self.isa, count, source, packed, zeros, workspace, y, after);
+                        plan.forward(self.isa, count, source, weights, workspace, y, after);
                     }
                     None => affine.apply_all(self.isa, x, y, pixels),
                 }
@@ -192,8 +199,9 @@ impl Cpu {
             };
             // SAFETY: maps as laid out; the workspace holds the statistics of every block.
             unsafe {
+                let weights = weights(plan);
                 let rest = workspace.add(plan.statistics_len(count));
-                plan.forward(self.isa, count, source, packed, zeros, rest, raw, after);
+                plan.forward(self.isa, count, source, weights, rest, raw, after);
             }
             if fused.norm.is_some() && !frozen {
                 let blocks = plan.blocks(count).count();

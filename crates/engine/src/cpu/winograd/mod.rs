@@ -16,7 +16,7 @@ mod staged;
 mod weights;
 
 use super::affine::{load, store};
-use super::conv2d::After;
+use super::conv2d::{After, Weights};
 use super::element::MapElement;
 use super::memory::Ptr;
 use super::simd::{Isa, Simd};
@@ -43,7 +43,9 @@ pub struct Winograd {
     k: usize,
     n: usize,
     lanes: usize,
-    /// Where its packed weights start.
+    /// Whether it is a data gradient: the kernel is turned round and maps outputs to inputs.
+    turned: bool,
+    /// Where its packed weights start, if they are kept.
     packed: usize,
 }
 
@@ -64,7 +66,13 @@ struct Place {
 
 impl Winograd {
     /// Plans for maps of `shape`, from `k` to `n` channels.
-    pub fn new(shape: Shape, k: usize, n: usize, lanes: usize, packed: usize) -> Self {
+    pub fn new(
+        shape: Shape,
+        (k, n): (usize, usize),
+        turned: bool,
+        lanes: usize,
+        packed: usize,
+    ) -> Self {
         Winograd {
             tiles: Tiles {
                 h: shape.h,
@@ -73,6 +81,7 @@ impl Winograd {
             k,
             n,
             lanes,
+            turned,
             packed,
         }
     }
@@ -85,8 +94,18 @@ impl Winograd {
         k.min(n) >= 16 && 3 * PLANES * tiles <= 2 * direct
     }
 
-    /// Numbers that the transformed weights take.
+    /// Numbers of transformed weights that are kept from pass to pass: none of large ones, which
+    /// would be four times the weights, and are transformed again in a small part of the time that
+    /// their products take.
     pub fn packed_len(&self) -> usize {
+        if self.is_near() {
+            self.weights_len()
+        } else {
+            0
+        }
+    }
+
+    fn weights_len(&self) -> usize {
         packed_len(PLANES * self.k, self.n, self.lanes)
     }
 
@@ -125,25 +144,36 @@ impl Winograd {
         if self.is_near() {
             0
         } else {
-            self.staged_workspace(count)
+            self.weights_len() + self.staged_workspace(count)
         }
     }
 
-    /// Packs weights of [position][k][n], or of [position][n][k] for a data gradient, in parallel:
-    /// [panel][plane][k][panel's channels].
+    /// Packs weights that are kept ([`Winograd::transform`]).
     ///
     /// # Safety
     /// `packed` must hold [`Winograd::packed_len`] numbers from this one's place on, exclusively.
-    pub unsafe fn pack(&self, isa: Isa, weights: &[f32], turned: bool, packed: Ptr) {
+    pub unsafe fn pack(&self, isa: Isa, weights: &[f32], packed: Ptr) {
+        if self.is_near() {
+            // SAFETY: passed on.
+            unsafe { self.transform(isa, weights, packed.add(self.packed)) };
+        }
+    }
+
+    /// Transforms weights of [position][k][n], or of [position][n][k] for a data gradient, in
+    /// parallel, to [panel][plane][k][panel's channels].
+    ///
+    /// # Safety
+    /// `to` must hold as many numbers, exclusively.
+    unsafe fn transform(&self, isa: Isa, weights: &[f32], to: Ptr) {
         parallel(panels(self.n, self.lanes), |p| {
             // SAFETY: panels are disjoint parts of the packed weights.
             unsafe {
                 isa.run(weights::Pack {
                     plan: self,
                     weights,
-                    turned,
+                    turned: self.turned,
                     panel: p,
-                    packed: packed.add(self.packed),
+                    packed: to,
                 });
             }
         });
@@ -159,25 +189,27 @@ impl Winograd {
         isa: Isa,
         count: usize,
         x: Source<'_, E>,
-        packed: Ptr,
+        weights: Weights<'_>,
         workspace: Ptr,
         y: Ptr<E>,
         accumulate: bool,
         after: After<'_, E>,
     ) {
-        let maps = Maps {
+        let mut maps = Maps {
             x,
             y,
-            packed: packed.add(self.packed),
+            packed: weights.packed.add(self.packed),
             accumulate,
             after,
         };
-        // SAFETY: passed on.
+        // SAFETY: passed on; the workspace begins with the weights where they aren't kept.
         unsafe {
             if self.is_near() {
                 self.run_near(isa, count, maps);
             } else {
-                self.run_staged(isa, count, maps, workspace);
+                self.transform(isa, weights.values, workspace);
+                maps.packed = workspace;
+                self.run_staged(isa, count, maps, workspace.add(self.weights_len()));
             }
         }
     }
