@@ -60,7 +60,12 @@ def main():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--skip-bf16-128", action="store_true",
                    help="PyTorch's exact softmax of batch 128 over bf16 rows isn't measured")
+    p.add_argument("--only", help="one work: HEAD:BATCH, such as softmax:32")
+    p.add_argument("--as-written", action="store_true",
+                   help="of PyTorch, the formula as written alone (f32, eager)")
     a = p.parse_args()
+    if a.only:
+        WORKS[:] = [w for w in WORKS if f"{w[0]}:{w[1]}" == a.only]
     a.skip = [("softmax", 128, None)] if a.skip_bf16_128 else []
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
@@ -68,7 +73,7 @@ def main():
     compiled = {}
     for head, batch, neg_num in WORKS:
         for dtype, bank in banks.items():
-            if (head, batch, neg_num) in a.skip and dtype == "bf16":
+            if a.as_written or (head, batch, neg_num) in a.skip and dtype == "bf16":
                 compiled[head, batch, neg_num, dtype] = None
                 continue
             loss = torch.compile(peer_bank.HEADS[head], dynamic=False)
@@ -82,6 +87,8 @@ def main():
             for dtype, bank in banks.items():
                 for side, loss in [("eager", peer_bank.HEADS[head]), ("compiled", compiled[*work, dtype])]:
                     known = found.setdefault((*work, dtype, side), [])
+                    if a.as_written and (dtype, side) != ("f32", "eager"):
+                        continue
                     if work in a.skip and dtype == "bf16" or known and known[0] > SLOW_MS:
                         continue
                     ms = torch_ms(loss, bank, batch, neg_num)
