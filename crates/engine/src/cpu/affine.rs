@@ -44,31 +44,45 @@ impl<E: MapElement> Affine<'_, E> {
                 let at = pixel * self.channels + c;
                 // SAFETY: n channels of this pixel.
                 unsafe {
-                    let mut v = load::<S, _>(x.raw().wrapping_add(at), n);
-                    match (self.scale, self.shift) {
-                        (Some(scale), Some(shift)) => {
-                            let scale = load::<S, _>(scale.as_ptr().add(c), n);
-                            v = S::fma(v, scale, load::<S, _>(shift.as_ptr().add(c), n));
-                        }
-                        (Some(scale), None) => {
-                            v = S::mul(v, load::<S, _>(scale.as_ptr().add(c), n));
-                        }
-                        (None, Some(shift)) => {
-                            v = S::add(v, load::<S, _>(shift.as_ptr().add(c), n));
-                        }
-                        (None, None) => {}
-                    }
-                    if let Some(residual) = self.residual {
-                        v = S::add(v, load::<S, _>(residual.raw().wrapping_add(at), n));
-                    }
-                    if self.relu {
-                        // In this order a NaN stays one, as in PyTorch, and reaches the loss.
-                        v = S::max(S::zero(), v);
-                    }
+                    let v = load::<S, _>(x.raw().wrapping_add(at), n);
+                    let v = self.vector::<S>(v, at, c, n);
                     store::<S, _>(y.raw().wrapping_add(at), v, n);
                 }
                 c += n;
             }
+        }
+    }
+
+    /// What becomes of n numbers of channels from c on, which lie at number `at` of the map.
+    ///
+    /// # Safety
+    /// C must be at least c + n, and the residual hold these numbers.
+    #[inline(always)]
+    pub unsafe fn vector<S: Simd>(&self, v: S::V, at: usize, c: usize, n: usize) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut v = v;
+            match (self.scale, self.shift) {
+                (Some(scale), Some(shift)) => {
+                    let scale = load::<S, _>(scale.as_ptr().add(c), n);
+                    v = S::fma(v, scale, load::<S, _>(shift.as_ptr().add(c), n));
+                }
+                (Some(scale), None) => {
+                    v = S::mul(v, load::<S, _>(scale.as_ptr().add(c), n));
+                }
+                (None, Some(shift)) => {
+                    v = S::add(v, load::<S, _>(shift.as_ptr().add(c), n));
+                }
+                (None, None) => {}
+            }
+            if let Some(residual) = self.residual {
+                v = S::add(v, load::<S, _>(residual.raw().wrapping_add(at), n));
+            }
+            if self.relu {
+                // In this order a NaN stays one, as in PyTorch, and reaches the loss.
+                v = S::max(S::zero(), v);
+            }
+            v
         }
     }
 

@@ -8,8 +8,13 @@ use half::bf16;
 use super::element::{Element, MapElement};
 use crate::Dtype;
 
-/// A zeroed, 64-byte aligned buffer of f32 (a cache line, and the widest vector).
+/// A cache line, and the widest vector: where buffers begin.
+const ALIGN: usize = 64;
+
+/// A zeroed, 64-byte aligned buffer of f32.
 pub struct Buffer {
+    /// What was allocated, at least [`ALIGN`] bytes longer.
+    all: *mut u8,
     start: *mut f32,
     len: usize,
 }
@@ -20,21 +25,24 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// `len` zeros.
+    /// `len` zeros, which take memory only once they are touched.
     pub fn new(len: usize) -> Self {
         if len == 0 {
             return Buffer {
+                all: std::ptr::dangling_mut(),
                 start: std::ptr::dangling_mut(),
                 len,
             };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout isn't empty.
-        let start = unsafe { alloc_zeroed(layout) }.cast::<f32>();
-        if start.is_null() {
+        let all = unsafe { alloc_zeroed(layout) };
+        if all.is_null() {
             handle_alloc_error(layout);
         }
-        Buffer { start, len }
+        // SAFETY: there are ALIGN bytes more than the numbers take.
+        let start = unsafe { all.add(all.align_offset(ALIGN)) }.cast::<f32>();
+        Buffer { all, start, len }
     }
 
     /// Whether the system would give `numbers` numbers just now: an address range is asked for and
@@ -47,9 +55,11 @@ impl Buffer {
         Vec::<u8>::new().try_reserve_exact(bytes as usize).is_ok()
     }
 
+    /// Aligned as any allocation is, and longer instead: asked for more than that, the standard
+    /// library would write the zeros, and touch all of it.
     fn layout(len: usize) -> Layout {
         Layout::array::<f32>(len)
-            .and_then(|l| l.align_to(64))
+            .and_then(|l| Layout::from_size_align(l.size() + ALIGN, align_of::<f32>()))
             .unwrap_or_else(|_| panic!("a buffer of {len} numbers exceeds the address space"))
     }
 
@@ -116,7 +126,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: allocated in `new` with this layout.
-            unsafe { dealloc(self.start.cast(), Self::layout(self.len)) }
+            unsafe { dealloc(self.all, Self::layout(self.len)) }
         }
     }
 }

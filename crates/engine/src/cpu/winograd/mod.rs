@@ -236,8 +236,13 @@ impl<E: MapElement> Maps<'_, E> {
         block: usize,
     ) {
         let channels = panel(n, S::LANES, of.start).0..(of.end * 2 * S::LANES).min(n);
+        // The affine map has been applied as the output was written.
+        let after = After {
+            affine: None,
+            ..self.after
+        };
         // SAFETY: the caller vouches for the pixels and these channels of them.
-        unsafe { self.after.run::<S>(self.y, n, pixels, channels, block) };
+        unsafe { after.run::<S>(self.y, n, pixels, channels, block) };
     }
 }
 
@@ -411,8 +416,8 @@ impl Tiles {
     /// `plane`: the tile's pixels of the output.
     ///
     /// # Safety
-    /// `from` must hold a vector for each plane; `y` the image's pixels of `n` channels, these
-    /// exclusively.
+    /// `from` must hold a vector for each plane; the output the image's pixels of `n` channels,
+    /// these exclusively.
     #[inline(always)]
     unsafe fn output<S: Simd, E: MapElement>(
         &self,
@@ -421,56 +426,93 @@ impl Tiles {
         at: Place,
         c: usize,
         lanes: usize,
-        y: Ptr<E>,
         n: usize,
-        accumulate: bool,
+        maps: &Maps<'_, E>,
     ) {
-        let to = y.add((at.image + at.y * self.w + at.x) * n + c);
-        let (rows, columns) = (OUT.min(self.h - at.y), OUT.min(self.w - at.x));
-        // SAFETY: passed on; the tile's pixels inside the image only.
+        let pixels = Pixels {
+            first: (at.image + at.y * self.w + at.x) * n + c,
+            down: self.w * n,
+            right: n,
+            rows: OUT.min(self.h - at.y),
+            columns: OUT.min(self.w - at.x),
+        };
+        // SAFETY: passed on; the tile's pixels inside the image only. What is known spares every
+        // store a choice.
         unsafe {
-            if lanes == S::LANES && rows == OUT && columns == OUT {
-                let to = (to, self.w * n, n);
-                output_pixels::<S, E>(from, plane, S::LANES, to, OUT, OUT, accumulate);
+            if lanes == S::LANES && pixels.rows == OUT && pixels.columns == OUT {
+                let pixels = Pixels {
+                    rows: OUT,
+                    columns: OUT,
+                    ..pixels
+                };
+                if maps.accumulate || maps.after.affine.is_some() {
+                    pixels.write::<S, E>(from, plane, c, S::LANES, maps);
+                } else {
+                    let plain = Maps {
+                        accumulate: false,
+                        after: After {
+                            affine: None,
+                            ..maps.after
+                        },
+                        ..*maps
+                    };
+                    pixels.write::<S, E>(from, plane, c, S::LANES, &plain);
+                }
             } else {
-                let to = (to, self.w * n, n);
-                output_pixels::<S, E>(from, plane, lanes, to, rows, columns, accumulate);
+                pixels.write::<S, E>(from, plane, c, lanes, maps);
             }
         }
     }
 }
 
-/// `to` is the first pixel, with the numbers to the next row and to the next pixel.
-#[inline(always)]
-unsafe fn output_pixels<S: Simd, E: MapElement>(
-    from: Ptr,
-    plane: usize,
-    lanes: usize,
-    to: (Ptr<E>, usize, usize),
+/// Pixels of a map: number of the first one's channel, numbers to the next row and to the next pixel.
+#[derive(Clone, Copy)]
+struct Pixels {
+    first: usize,
+    down: usize,
+    right: usize,
     rows: usize,
     columns: usize,
-    accumulate: bool,
-) {
-    // SAFETY: products and pixels as promised, `lanes` channels of them.
-    unsafe {
-        let mut half = [[S::zero(); OUT]; IN];
-        for (i, half) in half.iter_mut().enumerate() {
-            let mut m = [S::zero(); IN];
-            for (j, m) in m.iter_mut().enumerate() {
-                *m = load::<S, _>(from.add((j * IN + i) * plane).raw(), lanes);
+}
+
+impl Pixels {
+    /// Writes Aᵀ m A there, through the affine map where there is one.
+    ///
+    /// # Safety
+    /// As [`Tiles::output`].
+    #[inline(always)]
+    unsafe fn write<S: Simd, E: MapElement>(
+        &self,
+        from: Ptr,
+        plane: usize,
+        c: usize,
+        lanes: usize,
+        maps: &Maps<'_, E>,
+    ) {
+        // SAFETY: products and pixels as promised, `lanes` channels of them.
+        unsafe {
+            let mut half = [[S::zero(); OUT]; IN];
+            for (i, half) in half.iter_mut().enumerate() {
+                let mut m = [S::zero(); IN];
+                for (j, m) in m.iter_mut().enumerate() {
+                    *m = load::<S, _>(from.add((j * IN + i) * plane).raw(), lanes);
+                }
+                *half = points::output::<S>(m);
             }
-            *half = points::output::<S>(m);
-        }
-        for j in 0..rows {
-            let row = points::output::<S>(column(&half, j));
-            for (i, v) in row.into_iter().enumerate().take(columns) {
-                let to = to.0.add(j * to.1 + i * to.2).raw();
-                let v = if accumulate {
-                    S::add(load::<S, _>(to, lanes), v)
-                } else {
-                    v
-                };
-                store::<S, _>(to, v, lanes);
+            for j in 0..self.rows {
+                let row = points::output::<S>(column(&half, j));
+                for (i, v) in row.into_iter().enumerate().take(self.columns) {
+                    let at = self.first + j * self.down + i * self.right;
+                    let to = maps.y.add(at).raw();
+                    let mut v = v;
+                    if maps.accumulate {
+                        v = S::add(load::<S, _>(to, lanes), v);
+                    }
+                    if let Some(affine) = &maps.after.affine {
+                        v = affine.vector::<S>(v, at, c, lanes);
+                    }
+                    store::<S, _>(to, v, lanes);
+                }
             }
         }
     }

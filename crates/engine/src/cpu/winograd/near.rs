@@ -85,7 +85,7 @@ impl<E: MapElement> Kernel for Task<'_, E> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Winograd { k, n, tiles: t, .. } = *self.plan;
-        let Maps { x, y, packed, .. } = self.maps;
+        let Maps { x, packed, .. } = self.maps;
         let tiles = self.rows.len() * t.across();
         let plane = tiles * k + GAP;
         let product = tiles * 2 * S::LANES + GAP;
@@ -123,7 +123,7 @@ impl<E: MapElement> Kernel for Task<'_, E> {
                         let c = first + v * S::LANES;
                         let lanes = S::LANES.min(n - c);
                         let from = self.products.add(tile * 2 * S::LANES + v * S::LANES);
-                        t.output::<S, E>(from, product, at, c, lanes, y, n, self.maps.accumulate);
+                        t.output::<S, E>(from, product, at, c, lanes, n, &self.maps);
                     }
                 }
             }

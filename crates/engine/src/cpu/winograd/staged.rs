@@ -207,8 +207,7 @@ impl<E: MapElement> Kernel for Output<'_, E> {
                 for c in (0..n).step_by(S::LANES) {
                     let lanes = S::LANES.min(n - c);
                     let from = task.products.add((first + tile) * stride + c);
-                    let maps = task.maps;
-                    t.output::<S, E>(from, plane, at, c, lanes, maps.y, n, maps.accumulate);
+                    t.output::<S, E>(from, plane, at, c, lanes, n, &task.maps);
                 }
             }
             let all = 0..panels(n, S::LANES);
